@@ -1,0 +1,1 @@
+"""One agent per source topic: which topic, which table. Nothing else."""

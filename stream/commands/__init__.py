@@ -1,0 +1,1 @@
+"""The commands, a file each; `stream.__main__` puts them together."""
