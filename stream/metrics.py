@@ -1,0 +1,591 @@
+"""What one worker tells Prometheus: counters and histograms it adds to, gauges read at scrape time.
+
+Promise: the names of the contract, base units, no user id, nothing per event: callers add once per
+chunk or flush. Every child that can be known at start is there with 0, since ``rate`` does not see
+the first step of a series that begins at 1. What belongs to a partition is read from a `WorkerView`
+at every scrape, over the partitions owned then, so that series leave with their partition.
+
+One object per worker, no global state. The counts are plain dictionaries (no locks, no ``_created``
+series): added to and scraped on the event loop only.
+
+Boundary: knows no Faust, Kafka or HTTP server; it imports no state and owns none.
+"""
+
+import platform
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from importlib.metadata import version as installed_version
+from itertools import accumulate, permutations
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+Value = bool | int | float | str | None
+Transition = tuple[str, Value, Value, str]
+"""``(tag, previous, value, cause.kind)`` of one change."""
+Warned = tuple[str, str, str, bool, bool | None, str | None]
+"""``(status, mode, level, control, right, returned_from)`` of one record of ``churn-warnings``."""
+Weighted = Iterable[tuple[float, int]]
+"""``(seconds, how many events)``: those of one chunk that share a time are one pair."""
+
+OTHER = "other"
+"""Label of what is not known: the event type of a dead letter, an HTTP method, a route."""
+ALL = "all"
+"""Domain label of stages that a flush does once for all domains."""
+
+# What can become of an event whose type is known, and of one whose type is not.
+_OUTCOMES = ("applied", "late", "duplicate", "erased")
+_REFUSED = ("invalid", "key_mismatch", "wrong_partition", "future", "too_late")
+_UNREADABLE = ("too_large", "malformed", "unknown_type")
+
+_CHUNK_STAGES = ("decode", "apply")
+_FLUSH_STAGES = ("produce", "commit", "persist")
+_FORWARDS = ("ok", "moved", "failed")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+# Thresholds of objectives (0.5 s, 5 s) are boundaries, so that they can be read off exactly.
+_TO_CHANGE_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+_BATCH_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
+_REQUEST_S = (0.005, 0.025, 0.1, 0.5, 2.5)
+_REBALANCE_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_LATENESS_S = (0.0, 1.0, 10.0, 60.0, 600.0, 3_600.0, 86_400.0, 604_800.0)
+
+
+class DomainView(Protocol):
+    """One domain of one partition that this worker owns, as it is now. Cheap to read."""
+
+    @property
+    def lag(self) -> int | None:
+        """Records not applied yet; None while no recent answer of the broker says."""
+
+    @property
+    def time_ms(self) -> int | None:
+        """Partition time, epoch ms; None before the first event."""
+
+    @property
+    def applied_offset(self) -> int:
+        """Source offset after the last record applied."""
+
+    @property
+    def committed_offset(self) -> int | None:
+        """Source offset in the last transaction; None before the first."""
+
+    @property
+    def deadlines_pending(self) -> int:
+        """Deadlines that have not fired."""
+
+    @property
+    def next_deadline_ms(self) -> int | None:
+        """The earliest of them, epoch ms; None where there are none."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Live bytes on disk."""
+
+
+class PartitionView(Protocol):
+    """One partition that this worker owns: all its domains, and its population."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def domains(self) -> Mapping[str, DomainView]:
+        """By name of the domain."""
+
+    @property
+    def population(self) -> Mapping[tuple[str, str], int]:
+        """Users by ``(tag, value_label(value))``."""
+
+
+class WorkerView(Protocol):
+    """What a scrape reads of a worker."""
+
+    @property
+    def partitions(self) -> Iterable[PartitionView]:
+        """Those owned and open now."""
+
+    @property
+    def ready(self) -> bool:
+        """Partitions are assigned and all of them recovered."""
+
+    @property
+    def recovering(self) -> bool:
+        """An owned partition is being recovered."""
+
+    @property
+    def recovery_started_ms(self) -> int | None:
+        """When the last recovery began, epoch ms; None before the first."""
+
+    @property
+    def recovery_seconds(self) -> float | None:
+        """How long the last recovery took, start to ready; None before the end of the first."""
+
+    @property
+    def recovery_remaining(self) -> int:
+        """Changelog records still to be read, all partitions together."""
+
+
+class Tag(Protocol):
+    """What labels need of a tag's definition."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str:
+        """``when`` or ``cases``."""
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """What it may hold."""
+
+
+def value_label(value: Value) -> str:
+    """A tag's value as the label that stands for it: as JSON writes it, strings unquoted.
+
+    >>> [value_label(value) for value in (True, False, None, "basic")]
+    ['true', 'false', 'null', 'basic']
+    """
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _Counts:
+    """A counter and its children; keys hold the label values in the order of ``labels``."""
+
+    __slots__ = ("_help", "_labels", "_name", "children")
+
+    def __init__(self, name: str, help_: str, *labels: str) -> None:
+        self._name, self._help, self._labels = name, help_, labels
+        self.children: dict[tuple[str, ...], int] = {} if labels else {(): 0}
+
+    def start(self, *key: str) -> None:
+        """Shows a child before its first event."""
+        self.children.setdefault(key, 0)
+
+    def add(self, key: tuple[str, ...], number: int = 1) -> None:
+        self.children[key] = self.children.get(key, 0) + number
+
+    def family(self) -> Metric:
+        family = CounterMetricFamily(self._name, self._help, labels=self._labels)
+        for key, number in self.children.items():
+            family.add_metric(key, number)
+        return family
+
+
+class _Seconds:
+    """A histogram of seconds that takes many equal observations in one step."""
+
+    __slots__ = ("_bounds", "_help", "_labels", "_name", "_texts", "children")
+
+    def __init__(self, name: str, help_: str, bounds: tuple[float, ...], *labels: str) -> None:
+        self._name, self._help, self._labels, self._bounds = name, help_, labels, bounds
+        self._texts = [floatToGoString(bound) for bound in (*bounds, float("inf"))]
+        # Per child: how many in each bucket (the last has no upper bound), and their sum.
+        self.children: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+        if not labels:
+            self.start()
+
+    def start(self, *key: str) -> tuple[list[int], list[float]]:
+        """Shows a child before its first observation; the child."""
+        return self.children.setdefault(key, ([0] * len(self._texts), [0.0]))
+
+    def observe(self, key: tuple[str, ...], weighted: Weighted) -> None:
+        """Adds pairs of seconds and weight; what two clocks made negative counts as 0."""
+        buckets, total = self.children.get(key) or self.start(*key)
+        for seconds, weight in weighted:
+            if seconds < 0:
+                seconds = 0.0
+            buckets[bisect_left(self._bounds, seconds)] += weight
+            total[0] += seconds * weight
+
+    def family(self) -> Metric:
+        family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
+        for key, (buckets, total) in self.children.items():
+            cumulative = zip(self._texts, map(float, accumulate(buckets)), strict=True)
+            family.add_metric(key, list(cumulative), total[0])
+        return family
+
+
+def _gauge(
+    name: str, help_: str, *labels: str, of: Iterable[tuple[tuple[str, ...], float]]
+) -> Metric:
+    family = GaugeMetricFamily(name, help_, labels=labels)
+    for key, value in of:
+        family.add_metric(key, value)
+    return family
+
+
+def _single(name: str, help_: str, value: float | None) -> Metric:
+    """A gauge without labels; no sample where there is nothing to say."""
+    return _gauge(name, help_, of=() if value is None else (((), value),))
+
+
+class Metrics(Collector):
+    """Everything one worker counts, registered with ``registry`` when made.
+
+    Args:
+        types: the event types of each domain; others are counted under ``other``.
+        partitions: how many partitions the settings say there are.
+        clock: epoch seconds.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        types: Mapping[str, Collection[str]],
+        partitions: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._registry = registry
+        self._types = {domain: frozenset(names) for domain, names in types.items()}
+        self._partitions = partitions
+        self._clock = clock
+        self._worker: WorkerView | None = None
+        self._loop_lag: Callable[[], float] | None = None
+        self._tags: dict[str, tuple[Value, ...]] = {}
+        self._rules_version: int | None = None
+        self._last_event: dict[str, float] = {}
+
+        self._events = _Counts(
+            "tagstream_events_total",
+            "Records read, by what became of them; dead letters under their code.",
+            *("domain", "type", "outcome"),
+        )
+        self._transitions = _Counts(
+            "tagstream_tag_transitions_total",
+            "Changes of tags that were committed.",
+            *("tag", "previous", "value", "cause"),
+        )
+        self._warnings = _Counts(
+            "tagstream_churn_warnings_total",
+            "Records on churn-warnings; right is set where status is scored.",
+            *("status", "mode", "level", "control", "right", "returned_from"),
+        )
+        self._fired = _Counts("tagstream_deadlines_fired_total", "Deadlines that fired.", "domain")
+        self._recovered = _Counts(
+            "tagstream_recovered_records_total", "Changelog records read to recover state."
+        )
+        self._rebalances = _Counts(
+            "tagstream_rebalances_total", "Rebalances of the consumer group seen."
+        )
+        self._produce_failures = _Counts(
+            "tagstream_produce_failures_total", "Transactions that failed before their commit."
+        )
+        self._commit_failures = _Counts(
+            "tagstream_commit_failures_total", "Transactions that failed in their commit."
+        )
+        self._forwards = _Counts(
+            "tagstream_http_forwards_total", "Look-ups sent on to the owner.", "outcome"
+        )
+        self._to_change = _Seconds(
+            "tagstream_event_to_change_seconds",
+            "From the broker's append time of an event to the commit of what followed from it.",
+            _TO_CHANGE_S,
+            "domain",
+        )
+        self._lateness = _Seconds(
+            "tagstream_event_lateness_seconds",
+            "Partition time minus the time of the event; 0 for events in order.",
+            _LATENESS_S,
+            "domain",
+        )
+        self._batch = _Seconds(
+            "tagstream_batch_seconds",
+            "Stages of work: decode and apply per chunk; produce, commit and persist per flush.",
+            _BATCH_S,
+            *("domain", "stage"),
+        )
+        self._rebalance = _Seconds(
+            "tagstream_rebalance_seconds",
+            "From the stop of a rebalance until records flow again.",
+            _REBALANCE_S,
+        )
+        self._requests = _Seconds(
+            "tagstream_http_request_seconds",
+            "HTTP requests, by route template and class of status.",
+            _REQUEST_S,
+            *("route", "method", "code"),
+        )
+        self._start_children()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        registry.register(self)
+
+    def _start_children(self) -> None:
+        for domain, types in self._types.items():
+            for type_ in types:
+                for outcome in _OUTCOMES + _REFUSED:
+                    self._events.start(domain, type_, outcome)
+            for outcome in _UNREADABLE:
+                self._events.start(domain, OTHER, outcome)
+            self._fired.start(domain)
+            self._to_change.start(domain)
+            self._lateness.start(domain)
+            for stage in _CHUNK_STAGES:
+                self._batch.start(domain, stage)
+        for stage in _FLUSH_STAGES:
+            self._batch.start(ALL, stage)
+        for outcome in _FORWARDS:
+            self._forwards.start(outcome)
+
+    # What the worker tells, at start and when it changes.
+
+    def define(self, version: int, tags: Iterable[Tag], *, churn_mode: str | None) -> None:
+        """The definitions in force; ``churn_mode`` is None where there are no warnings.
+
+        Call it again when they change: the series of the version before end.
+        """
+        self._rules_version = version
+        self._tags = {}
+        for tag in tags:
+            initial: Value = False if tag.kind == "when" else None
+            # A dictionary, for an order that does not change from run to run.
+            values = tuple(dict.fromkeys((initial, *tag.values)))
+            self._tags[tag.name] = values
+            labels = [value_label(value) for value in values]
+            for previous, value in permutations(labels, 2):
+                for cause in ("event", "time", "rules"):
+                    self._transitions.start(tag.name, previous, value, cause)
+            for previous in labels[1:]:
+                self._transitions.start(tag.name, previous, labels[0], "erase")
+        if churn_mode is None:
+            return
+        for level in ("red",) if churn_mode == "silence" else ("red", "yellow"):
+            for control in ("false", "true"):
+                who = (churn_mode, level, control)
+                self._warnings.start("raised", *who, "", "")
+                self._warnings.start("churned", *who, "", "")
+                for state in ("warned", "churned"):
+                    self._warnings.start("returned", *who, "", state)
+                for right in ("false", "true"):
+                    self._warnings.start("scored", *who, right, "")
+
+    def watch(self, worker: WorkerView, *, loop_lag: Callable[[], float] | None = None) -> None:
+        """Reads ``worker`` at every scrape from now on.
+
+        ``loop_lag`` gives the event loop's largest lag since it was last called, in seconds.
+        """
+        self._worker, self._loop_lag = worker, loop_lag
+
+    # What happened. Once per chunk:
+
+    def events(self, domain: str, outcomes: Mapping[tuple[str, str], int]) -> None:
+        """Events of one chunk: ``{(type, outcome): number}``; any type, bounded here."""
+        known = self._types[domain]
+        for (type_, outcome), number in outcomes.items():
+            self._events.add((domain, type_ if type_ in known else OTHER, outcome), number)
+            if outcome in {"applied", "late"}:
+                self._last_event[domain] = self._clock()
+
+    def lateness(self, domain: str, weighted: Weighted) -> None:
+        """How far events were behind their partition's time; those in order as one ``(0, n)``."""
+        self._lateness.observe((domain,), weighted)
+
+    def batch(self, domain: str, stage: str, seconds: float) -> None:
+        """One stage of one chunk, or of one flush (domain ``ALL``)."""
+        self._batch.observe((domain, stage), ((seconds, 1),))
+
+    # Once per flush, after its commit:
+
+    def transitions(self, changes: Iterable[Transition]) -> None:
+        """Changes that were committed."""
+        for (tag, previous, value, cause), number in Counter(changes).items():
+            self._transitions.add((tag, value_label(previous), value_label(value), cause), number)
+
+    def warnings(self, records: Iterable[Warned]) -> None:
+        """Records of ``churn-warnings`` that were committed."""
+        for record, number in Counter(records).items():
+            status, mode, level, control, right, state = record
+            scored = "" if right is None else value_label(right)
+            key = (status, mode, level, value_label(control), scored, state or "")
+            self._warnings.add(key, number)
+
+    def event_to_change(self, domain: str, weighted: Weighted) -> None:
+        """Seconds from append to commit of the events that a flush covered."""
+        self._to_change.observe((domain,), weighted)
+
+    def deadlines_fired(self, domain: str, number: int) -> None:
+        """Deadlines that fired."""
+        self._fired.add((domain,), number)
+
+    # Now and then:
+
+    def produce_failed(self) -> None:
+        """A transaction failed before its commit."""
+        self._produce_failures.add(())
+
+    def commit_failed(self) -> None:
+        """A transaction failed in its commit."""
+        self._commit_failures.add(())
+
+    def recovered(self, records: int) -> None:
+        """Changelog records read during recovery: once per batch of them."""
+        self._recovered.add((), records)
+
+    def rebalanced(self, seconds: float) -> None:
+        """A rebalance ended; records flow again after ``seconds``."""
+        self._rebalances.add(())
+        self._rebalance.observe((), ((seconds, 1),))
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """An HTTP request was answered; ``route`` is a template, never a path."""
+        key = (route, method if method in _METHODS else OTHER, f"{status // 100}xx")
+        self._requests.observe(key, ((seconds, 1),))
+
+    def forward(self, outcome: str) -> None:
+        """A look-up was sent on: ``ok``, ``moved`` (not there any more) or ``failed``."""
+        self._forwards.add((outcome,))
+
+    # The scrape.
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format 0.0.4, UTF-8."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Families of now, for the registry."""
+        for counts in (
+            *(self._events, self._transitions, self._warnings, self._fired, self._forwards),
+            *(self._recovered, self._rebalances, self._produce_failures, self._commit_failures),
+        ):
+            yield counts.family()
+        for seconds in (
+            *(self._to_change, self._lateness, self._batch, self._rebalance, self._requests),
+        ):
+            yield seconds.family()
+
+        yield InfoMetricFamily(
+            "tagstream_build",
+            "The program.",
+            {"version": installed_version("tagstream"), "python": platform.python_version()},
+        )
+        yield _single(
+            "tagstream_config_partitions", "Partitions that the settings say.", self._partitions
+        )
+        version = self._rules_version
+        yield _gauge(
+            "tagstream_rules_info",
+            "The version of the definitions in force; always 1.",
+            "version",
+            of=() if version is None else (((str(version),), 1),),
+        )
+        yield _gauge(
+            "tagstream_last_event_timestamp_seconds",
+            "Wall clock when an event was last applied; none before the first.",
+            "domain",
+            of=(((domain,), at) for domain, at in self._last_event.items()),
+        )
+        if self._loop_lag is not None:
+            yield _single(
+                "tagstream_event_loop_lag_seconds",
+                "The longest the event loop was late since the last scrape.",
+                self._loop_lag(),
+            )
+        if self._worker is not None:
+            yield from self._of_worker(self._worker)
+            yield from self._of_partitions(tuple(self._worker.partitions))
+
+    def _of_worker(self, worker: WorkerView) -> Iterator[Metric]:
+        yield _single("tagstream_ready", "1 when assigned and recovered.", worker.ready)
+        yield _single(
+            "tagstream_recovering", "1 while a partition is recovered.", worker.recovering
+        )
+        started_ms = worker.recovery_started_ms
+        yield _single(
+            "tagstream_recovery_start_timestamp_seconds",
+            "When the last recovery began; none before the first.",
+            None if started_ms is None else started_ms / 1000,
+        )
+        yield _single(
+            "tagstream_recovery_seconds",
+            "How long the last recovery took, start to ready; none before the end of the first.",
+            worker.recovery_seconds,
+        )
+        yield _single(
+            "tagstream_recovery_remaining_records",
+            "Changelog records still to be read.",
+            worker.recovery_remaining,
+        )
+
+    def _of_partitions(self, partitions: tuple[PartitionView, ...]) -> Iterator[Metric]:
+        """Gauges over what is owned now; per domain where the partition would not help."""
+        each = [
+            ((domain, str(partition.number)), view)
+            for partition in partitions
+            for domain, view in partition.domains.items()
+        ]
+        yield _gauge(
+            "tagstream_partition_lag",
+            "Records not applied yet; none while it is not known.",
+            *("domain", "partition"),
+            of=((key, view.lag) for key, view in each if view.lag is not None),
+        )
+        yield _gauge(
+            "tagstream_partition_time_seconds",
+            "Event time reached, as an instant; 0 before the first event.",
+            *("domain", "partition"),
+            of=((key, (view.time_ms or 0) / 1000) for key, view in each),
+        )
+        yield _gauge(
+            "tagstream_applied_offset",
+            "Source offset after the last record applied; one series for every partition owned.",
+            *("domain", "partition"),
+            of=((key, view.applied_offset) for key, view in each),
+        )
+        yield _gauge(
+            "tagstream_committed_offset",
+            "Source offset in the last transaction.",
+            *("domain", "partition"),
+            of=(
+                (key, view.committed_offset)
+                for key, view in each
+                if view.committed_offset is not None
+            ),
+        )
+
+        pending: Counter[str] = Counter()
+        state: Counter[str] = Counter()
+        overdue: dict[str, float] = {}
+        for (domain, _), view in each:
+            pending[domain] += view.deadlines_pending
+            state[domain] += view.state_bytes
+            late_s = 0.0
+            if view.time_ms is not None and view.next_deadline_ms is not None:
+                late_s = max(0.0, (view.time_ms - view.next_deadline_ms) / 1000)
+            overdue[domain] = max(overdue.get(domain, 0.0), late_s)
+        for name, help_, values in (
+            ("tagstream_deadlines_pending", "Deadlines that have not fired.", pending),
+            ("tagstream_state_bytes", "Live bytes of state on disk.", state),
+            (
+                "tagstream_deadline_overdue_seconds",
+                "Partition time minus the earliest deadline that has not fired; 0 if not reached.",
+                overdue,
+            ),
+        ):
+            yield _gauge(name, help_, "domain", of=(((d,), v) for d, v in values.items()))
+        yield self._population(partitions)
+
+    def _population(self, partitions: tuple[PartitionView, ...]) -> Metric:
+        users: Counter[tuple[str, str]] = Counter()
+        if partitions:  # nobody has the tag: 0; we do not know: no series
+            users.update(
+                {(tag, value_label(v)): 0 for tag, values in self._tags.items() for v in values[1:]}
+            )
+        for partition in partitions:
+            users.update(partition.population)
+        return _gauge("tagstream_tag_users", "Users now.", "tag", "value", of=users.items())

@@ -1,0 +1,381 @@
+"""What a worker exports: read back with Prometheus' own parser."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream.metrics import ALL, Metrics, Value
+
+PURCHASES = ("registered", "updated", "order", "refund", "erase")
+
+
+@dataclass(frozen=True)
+class Tag:
+    name: str
+    kind: str
+    values: tuple[Value, ...]
+
+
+LOYAL = Tag("loyal", "when", (False, True))
+TIER = Tag("tier", "cases", ("gold", "silver"))
+
+
+@dataclass
+class DomainState:
+    lag: int | None = 0
+    time_ms: int | None = None
+    applied_offset: int = 0
+    committed_offset: int | None = None
+    deadlines_pending: int = 0
+    next_deadline_ms: int | None = None
+    state_bytes: int = 0
+
+
+@dataclass
+class Partition:
+    number: int
+    domains: Mapping[str, DomainState]
+    population: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+@dataclass
+class Owner:
+    partitions: list[Partition]
+    ready: bool = True
+    recovering: bool = False
+    recovery_started_ms: int | None = None
+    recovery_seconds: float | None = None
+    recovery_remaining: int = 0
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(
+        CollectorRegistry(), types={"purchases": PURCHASES}, partitions=8, clock=lambda: 1_700.5
+    )
+
+
+def scrape(metrics: Metrics) -> dict[str, dict[tuple[str, ...], float]]:
+    """``{sample name: {label values in order of label name: value}}``."""
+    samples: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(metrics.text().decode()):
+        for sample in family.samples:
+            key = tuple(value for _, value in sorted(sample.labels.items()))
+            series = samples.setdefault(sample.name, {})
+            assert key not in series, f"{sample.name}{sample.labels} twice"
+            series[key] = sample.value
+    return samples
+
+
+def test_every_counter_child_that_can_be_known_starts_at_zero(metrics):
+    """Otherwise ``rate`` would not see the first dead letter or transition."""
+    metrics.define(3, [LOYAL, TIER], churn_mode="silence")
+    samples = scrape(metrics)
+
+    events = samples["tagstream_events_total"]
+    assert events["purchases", "applied", "order"] == 0
+    assert events["purchases", "malformed", "other"] == 0
+    transitions = samples["tagstream_tag_transitions_total"]
+    of_loyal = {key for key in transitions if "loyal" in key}
+    assert of_loyal == {
+        (cause, previous, "loyal", value)
+        for previous, value in (("false", "true"), ("true", "false"))
+        for cause in ("event", "time", "rules")
+    } | {("erase", "true", "loyal", "false")}
+    assert transitions["time", "null", "tier", "gold"] == 0
+    assert transitions["event", "gold", "tier", "silver"] == 0
+    warnings = samples["tagstream_churn_warnings_total"]
+    assert len(warnings) == 2 * (1 + 1 + 2 + 2)  # control; raised, churned, returned, scored
+    assert set(events.values()) | set(transitions.values()) | set(warnings.values()) == {0}
+    for name in (
+        "tagstream_deadlines_fired_total",
+        "tagstream_recovered_records_total",
+        "tagstream_rebalances_total",
+        "tagstream_produce_failures_total",
+        "tagstream_commit_failures_total",
+        "tagstream_http_forwards_total",
+        "tagstream_event_to_change_seconds_count",
+        "tagstream_batch_seconds_count",
+    ):
+        assert samples[name]
+        assert set(samples[name].values()) == {0}
+
+
+def test_an_unknown_event_type_is_counted_as_other(metrics):
+    """What a producer writes into ``type`` never becomes a label."""
+    metrics.events("purchases", {("order", "applied"): 1_999, ("+8613800000000", "invalid"): 1})
+    metrics.events("purchases", {("order", "applied"): 1, ("", "invalid"): 2})
+
+    events = scrape(metrics)["tagstream_events_total"]
+    assert events["purchases", "applied", "order"] == 2_000
+    assert events["purchases", "invalid", "other"] == 3
+    assert "13800000000" not in metrics.text().decode()
+
+
+def test_the_last_event_is_the_last_one_applied(metrics):
+    """Duplicates and dead letters are no progress."""
+    name = "tagstream_last_event_timestamp_seconds"
+    metrics.events("purchases", {("order", "duplicate"): 5})
+    assert name not in scrape(metrics)
+    metrics.events("purchases", {("order", "late"): 1})
+    assert scrape(metrics)[name] == {("purchases",): 1_700.5}
+
+
+def test_transitions_are_labelled_as_json_writes_values(metrics):
+    """False, true and null; strings as they are."""
+    metrics.transitions(
+        [
+            ("loyal", False, True, "event"),
+            ("loyal", False, True, "event"),
+            ("tier", None, "gold", "time"),
+        ]
+    )
+    assert scrape(metrics)["tagstream_tag_transitions_total"] == {
+        ("event", "false", "loyal", "true"): 2,
+        ("time", "null", "tier", "gold"): 1,
+    }
+
+
+def test_a_case_named_like_null_shares_its_label_instead_of_repeating_a_series(metrics):
+    """A series that comes twice would make Prometheus refuse the whole scrape."""
+    odd = Tag("odd", "cases", ("null", "true"))
+    metrics.define(1, [odd], churn_mode=None)
+    metrics.transitions([("odd", None, "true", "event"), ("odd", "null", "true", "event")])
+    metrics.watch(Owner([Partition(0, {})]))
+    assert scrape(metrics)["tagstream_tag_transitions_total"]["event", "null", "odd", "true"] == 2
+
+
+def test_warnings_are_split_by_what_they_were_worth(metrics):
+    """Each status has the labels that apply to it; the others are empty."""
+    metrics.warnings(
+        [
+            ("raised", "silence", "red", False, None, None),
+            ("scored", "silence", "red", True, False, None),
+            ("returned", "silence", "red", False, None, "churned"),
+        ]
+    )
+    # control, level, mode, returned_from, right, status
+    assert scrape(metrics)["tagstream_churn_warnings_total"] == {
+        ("false", "red", "silence", "", "", "raised"): 1,
+        ("true", "red", "silence", "", "false", "scored"): 1,
+        ("false", "red", "silence", "churned", "", "returned"): 1,
+    }
+
+
+def test_a_weighted_observation_equals_that_many_single_ones(metrics):
+    """A boundary belongs to its bucket, as ``le`` says; a negative span counts as 0."""
+    metrics.event_to_change("purchases", [(0.5, 3), (0.500001, 1), (-2.0, 1), (2_000.0, 2)])
+    metrics.event_to_change("purchases", [(0.5, 1)])
+
+    samples = scrape(metrics)
+    buckets = {
+        le: count for (_, le), count in samples["tagstream_event_to_change_seconds_bucket"].items()
+    }
+    assert buckets["0.05"] == 1
+    assert buckets["0.25"] == 1
+    assert buckets["0.5"] == 5
+    assert buckets["1.0"] == 6
+    assert buckets["900.0"] == 6
+    assert buckets["+Inf"] == 8
+    assert samples["tagstream_event_to_change_seconds_count"] == {("purchases",): 8}
+    total = samples["tagstream_event_to_change_seconds_sum"]["purchases",]
+    assert total == pytest.approx(4 * 0.5 + 0.500001 + 2 * 2_000.0)
+
+
+def test_stages_requests_and_rebalances_are_timed(metrics):
+    """Methods that nobody defined share one label."""
+    metrics.batch("purchases", "apply", 0.02)
+    metrics.batch(ALL, "commit", 0.002)
+    metrics.rebalanced(1.5)
+    metrics.request("/users/{id}", "GET", 404, 0.001)
+    metrics.request("other", "BREW", 405, 0.001)
+    metrics.forward("ok")
+
+    samples = scrape(metrics)
+    assert samples["tagstream_batch_seconds_count"]["purchases", "apply"] == 1
+    assert samples["tagstream_batch_seconds_sum"]["all", "commit"] == 0.002
+    assert samples["tagstream_rebalances_total"] == {(): 1}
+    assert samples["tagstream_rebalance_seconds_sum"] == {(): 1.5}
+    # code, method, route
+    assert samples["tagstream_http_request_seconds_count"] == {
+        ("4xx", "GET", "/users/{id}"): 1,
+        ("4xx", "other", "other"): 1,
+    }
+    assert samples["tagstream_http_forwards_total"]["ok",] == 1
+
+
+def test_failures_and_recovered_records_are_counted(metrics):
+    """One figure each for the worker."""
+    metrics.produce_failed()
+    metrics.commit_failed()
+    metrics.recovered(2_000)
+    metrics.deadlines_fired("purchases", 7)
+    samples = scrape(metrics)
+    assert samples["tagstream_produce_failures_total"] == {(): 1}
+    assert samples["tagstream_commit_failures_total"] == {(): 1}
+    assert samples["tagstream_recovered_records_total"] == {(): 2_000}
+    assert samples["tagstream_deadlines_fired_total"] == {("purchases",): 7}
+
+
+def test_partition_gauges_are_read_at_the_scrape_and_leave_with_their_partition(metrics):
+    """A series that stayed would double sums and fire lag alerts for ever."""
+    three = Partition(3, {"purchases": DomainState(lag=12, time_ms=1_500, applied_offset=88)})
+    four = Partition(4, {"purchases": DomainState(lag=1, applied_offset=7, committed_offset=5)})
+    owner = Owner([three, four])
+    metrics.watch(owner)
+
+    samples = scrape(metrics)
+    assert samples["tagstream_partition_lag"] == {("purchases", "3"): 12, ("purchases", "4"): 1}
+    assert samples["tagstream_partition_time_seconds"] == {
+        ("purchases", "3"): 1.5,
+        ("purchases", "4"): 0,  # no event yet
+    }
+    assert samples["tagstream_applied_offset"]["purchases", "3"] == 88
+    assert samples["tagstream_committed_offset"] == {("purchases", "4"): 5}
+
+    three.domains["purchases"].lag = 11
+    owner.partitions.remove(four)
+    samples = scrape(metrics)
+    assert samples["tagstream_partition_lag"] == {("purchases", "3"): 11}
+    assert set(samples["tagstream_applied_offset"]) == {("purchases", "3")}
+
+
+def test_a_lag_that_is_not_known_is_absent_while_its_partition_stays_visible(metrics):
+    """Neither 0, which would be a lie, nor NaN, which would spoil every sum."""
+    metrics.watch(Owner([Partition(0, {"purchases": DomainState(lag=None)})]))
+    samples = scrape(metrics)
+    assert "tagstream_partition_lag" not in samples
+    assert samples["tagstream_applied_offset"] == {("purchases", "0"): 0}
+
+
+def test_domain_gauges_add_up_partitions_and_show_the_worst_deadline(metrics):
+    """A deadline ahead of its partition's time is not overdue."""
+    metrics.watch(
+        Owner(
+            [
+                Partition(
+                    0,
+                    {
+                        "purchases": DomainState(
+                            time_ms=90_000,
+                            next_deadline_ms=60_000,
+                            deadlines_pending=2,
+                            state_bytes=10,
+                        )
+                    },
+                ),
+                Partition(
+                    1,
+                    {
+                        "purchases": DomainState(
+                            time_ms=90_000,
+                            next_deadline_ms=91_000,
+                            deadlines_pending=3,
+                            state_bytes=5,
+                        )
+                    },
+                ),
+            ]
+        )
+    )
+    samples = scrape(metrics)
+    assert samples["tagstream_deadlines_pending"] == {("purchases",): 5}
+    assert samples["tagstream_state_bytes"] == {("purchases",): 15}
+    assert samples["tagstream_deadline_overdue_seconds"] == {("purchases",): 30}
+
+
+def test_users_per_tag_are_summed_and_a_tag_that_lost_everyone_shows_zero(metrics):
+    """Zero is an answer, unless the worker owns nothing."""
+    metrics.define(1, [LOYAL, TIER], churn_mode=None)
+    owner = Owner(
+        [
+            Partition(0, {}, {("loyal", "true"): 4, ("tier", "gold"): 1}),
+            Partition(1, {}, {("loyal", "true"): 5}),
+        ]
+    )
+    metrics.watch(owner)
+    assert scrape(metrics)["tagstream_tag_users"] == {
+        ("loyal", "true"): 9,
+        ("tier", "gold"): 1,
+        ("tier", "silver"): 0,
+    }
+    owner.partitions.clear()
+    assert "tagstream_tag_users" not in scrape(metrics)
+
+
+def test_recovery_is_visible_from_its_start_to_its_end(metrics):
+    """Instants and spans are absent until there is one."""
+    owner = Owner([], ready=False)
+    metrics.watch(owner)
+    samples = scrape(metrics)
+    assert samples["tagstream_ready"] == {(): 0}
+    assert "tagstream_recovery_seconds" not in samples
+    assert "tagstream_recovery_start_timestamp_seconds" not in samples
+
+    owner.recovering, owner.recovery_started_ms, owner.recovery_remaining = True, 5_000, 42
+    samples = scrape(metrics)
+    assert samples["tagstream_recovering"] == {(): 1}
+    assert samples["tagstream_recovery_start_timestamp_seconds"] == {(): 5}
+    assert samples["tagstream_recovery_remaining_records"] == {(): 42}
+
+    owner.recovering, owner.recovery_seconds, owner.ready = False, 2.5, True
+    samples = scrape(metrics)
+    assert samples["tagstream_recovery_seconds"] == {(): 2.5}
+    assert samples["tagstream_ready"] == {(): 1}
+
+
+def test_one_version_of_the_definitions_at_a_time(metrics):
+    """Otherwise the alert on versions that differ would fire for ever after a reload."""
+    metrics.define(3, [LOYAL], churn_mode=None)
+    metrics.transitions([("loyal", False, True, "event")])
+    metrics.define(4, [LOYAL], churn_mode=None)
+    samples = scrape(metrics)
+    assert samples["tagstream_rules_info"] == {("4",): 1}
+    assert samples["tagstream_tag_transitions_total"]["event", "false", "loyal", "true"] == 1
+
+
+def test_the_loop_lag_is_asked_for_at_every_scrape(metrics):
+    """Whoever measures it starts anew then."""
+    lags = iter([0.25, 0.0])
+    metrics.watch(Owner([]), loop_lag=lambda: next(lags))
+    assert scrape(metrics)["tagstream_event_loop_lag_seconds"] == {(): 0.25}
+    assert scrape(metrics)["tagstream_event_loop_lag_seconds"] == {(): 0.0}
+
+
+def test_names_units_and_help_follow_the_conventions(metrics):
+    """What ``promtool check metrics`` looks at: help texts, ``_total``, base units."""
+    metrics.define(1, [LOYAL, TIER], churn_mode="predicted")
+    metrics.watch(Owner([Partition(0, {"purchases": DomainState(committed_offset=1)})]))
+    units = ("_milliseconds", "_ms", "_minutes", "_kilobytes", "_percent")
+    for family in text_string_to_metric_families(metrics.text().decode()):
+        assert family.documentation
+        assert not family.name.endswith(units)
+        counter = any(sample.name.endswith("_total") for sample in family.samples)
+        assert counter == (family.type == "counter"), family.name
+        assert not any(sample.name.endswith("_created") for sample in family.samples)
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds")
+
+
+def test_a_worker_exports_fewer_than_a_thousand_series():
+    """All partitions on one worker, every label that can occur in normal running."""
+    metrics = Metrics(CollectorRegistry(), types={"purchases": PURCHASES}, partitions=8)
+    tags = [Tag(f"tag_{n}", "when", (False, True)) for n in range(12)]
+    tags += [Tag(f"tier_{n}", "cases", ("a", "b", "c")) for n in range(3)]
+    metrics.define(1, tags, churn_mode="silence")
+    metrics.watch(
+        Owner(
+            [Partition(n, {"purchases": DomainState(lag=1, committed_offset=1)}) for n in range(8)],
+            recovery_started_ms=1,
+            recovery_seconds=1.0,
+        ),
+        loop_lag=lambda: 0.0,
+    )
+    for route in ("/healthz", "/readyz", "/metrics", "/tags", "/users/{id}", "/events", "other"):
+        for status in (200, 400, 503):
+            metrics.request(route, "GET", status, 0.01)
+    metrics.events("purchases", {("order", "applied"): 1})
+    assert sum(map(len, scrape(metrics).values())) < 1_000
