@@ -67,7 +67,8 @@ class DomainView(Protocol):
 
     @property
     def lag(self) -> int | None:
-        """Records not applied yet; None while no recent answer of the broker says."""
+        """Records not applied yet; None while no recent answer of the broker says, or while
+        nothing may be applied (a rebalance)."""
 
     @property
     def time_ms(self) -> int | None:
@@ -374,6 +375,11 @@ class Metrics(Collector):
                     self._warnings.start("returned", *who, "", state)
                 for right in ("false", "true"):
                     self._warnings.start("scored", *who, right, "")
+
+    def route(self, route: str, method: str, *codes: str) -> None:
+        """A route that is served, and the classes of status it answers with (``2xx``)."""
+        for code in codes:
+            self._requests.start(route, method, code)
 
     def watch(self, worker: WorkerView, *, loop_lag: Callable[[], float] | None = None) -> None:
         """Reads ``worker`` at every scrape from now on.
