@@ -1,0 +1,467 @@
+"""Definitions of tags: ``tags.yaml`` read, checked whole, and compiled.
+
+Promise: a file is either used as it is or refused with every problem it has, each as
+``file:line: tag 'name': reason`` with the remedy. What is loaded never changes.
+Boundary: domains and their features are the caller's; what conditions may say and how they
+run is in `stream/conditions.py`. No state, no clock, no broker.
+"""
+
+import hashlib
+import json
+import keyword
+import math
+import re
+import zoneinfo
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from stream import conditions
+from stream.conditions import (
+    Condition,
+    ConditionError,
+    Constants,
+    Reader,
+    Value,
+    compile_tags,
+)
+from stream.document import DURATION_MS, Document, Entry, did_you_mean, read_text
+from stream.errors import RulesError
+
+DAILY_PREFIX: Final = "days_since_"
+"""Features named so grow by one at every local midnight, for every user, for ever."""
+
+_NAME = r"[A-Za-z][A-Za-z0-9_]{0,63}"
+_NAME_IN_WORDS = "a name: a letter, then letters, digits and _, 64 at most, no word of Python"
+_VALUE = r"\w[\w.-]{0,63}"
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class DomainFeatures(Protocol):
+    """What conditions of one domain may read.
+
+    ``features`` gives for each name how to read it from a user; ``attribute_reader`` makes
+    such a reader for a declared attribute, in the domain that keeps attributes.
+    """
+
+    @property
+    def features(self) -> Mapping[str, Reader]: ...
+    @property
+    def attribute_reader(self) -> Callable[[str], Reader] | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Churn:
+    """When silence counts as churn: ``lead_ms`` before it has lasted ``after_ms``, warn."""
+
+    mode: str
+    after_ms: int
+    lead_ms: int
+    control: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """One tag as defined.
+
+    ``title`` is what to show; ``titles`` has it by language where the file does.
+    ``cases`` are values and their conditions: a ``when`` tag has the one case True.
+    ``values`` are all it can have, the one it starts with first. ``features`` are what its
+    conditions read, in order of first use.
+    """
+
+    name: str
+    title: str
+    titles: Mapping[str, str]
+    domain: str
+    owner: str
+    description: str
+    use: str
+    version: int
+    control: float | None
+    kind: str
+    cases: tuple[tuple[Value, Condition], ...]
+    values: tuple[Value, ...]
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainRules:
+    """The tags of one domain, ready to run; all sequences are in the order of the file.
+
+    ``evaluate(user)`` gives their values as of the user's clock. ``evidence[i](user)`` gives
+    what tag i reads, infinity as None. ``thresholds`` has for every feature that a tag reads
+    the sorted numbers that it is compared with, None where it is used in any other way.
+    """
+
+    tags: tuple[Definition, ...]
+    defaults: tuple[Value, ...]
+    evaluate: Callable[[Any], tuple[Value, ...]]
+    evidence: tuple[Callable[[Any], dict[str, Any]], ...]
+    thresholds: Mapping[str, Constants]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """One file of definitions.
+
+    ``fingerprint`` is equal for files that make the same outputs of the same events, whatever
+    their titles, descriptions and layout. ``source`` is the text itself. ``warnings`` are
+    lines for its author.
+    """
+
+    version: int
+    timezone: str
+    max_lateness_ms: int
+    allowed_delay_ms: int
+    attributes: tuple[str, ...]
+    churn: Churn | None
+    tags: tuple[Definition, ...]
+    fingerprint: str
+    source: str
+    warnings: tuple[str, ...]
+    domains: Mapping[str, DomainRules]
+
+    def domain(self, name: str) -> DomainRules:
+        """The tags of one domain; KeyError where there is no such domain."""
+        return self.domains[name]
+
+
+def load(path: Path, domains: Mapping[str, DomainFeatures]) -> Rules:
+    """The definitions in a file, for these domains.
+
+    Raises:
+        RulesError: the file cannot be used; it holds every problem, in the order of the file.
+    """
+    document = Document(str(path))
+    text = read_text(path, document)
+    if text is None:
+        raise RulesError(document.lines(document.problems))
+    return parse(text, document.name, domains)
+
+
+def parse(text: str, name: str, domains: Mapping[str, DomainFeatures]) -> Rules:
+    """The definitions that ``text`` holds; problems call it ``name``. Raises as `load` does."""
+    document = Document(name)
+    rules = _File(document, domains).rules(text)
+    if rules is None:
+        raise RulesError(document.lines(document.problems))
+    return rules
+
+
+class _File:
+    """One reading of a file: what is already known of it while the rest is checked."""
+
+    def __init__(self, document: Document, domains: Mapping[str, DomainFeatures]) -> None:
+        self.document = document
+        self.domains = domains
+        self.readers: dict[str, dict[str, Reader]] = {
+            name: dict(domain.features) for name, domain in domains.items()
+        }
+
+    def rules(self, text: str) -> Rules | None:
+        """Everything; None where a problem leaves a gap. Problems are in the document."""
+        root = self.document.root(text)
+        if root is None:
+            return None
+        found = root.fields(
+            ("version", "timezone", "tags"),
+            ("max_lateness", "allowed_delay", "attributes", "churn"),
+        )
+        version = _read(found, "version", Entry.whole, None)
+        timezone = _read(found, "timezone", _timezone, None)
+        max_lateness_ms = _duration(found, "max_lateness", 7 * DURATION_MS["d"], least_ms=1)
+        allowed_delay_ms = _duration(found, "allowed_delay", DURATION_MS["m"], least_ms=0)
+        attributes = _read(found, "attributes", self._attributes, ())
+        churn = _read(found, "churn", _churn, None)
+        tags = _read(found, "tags", self._tags, ())
+        if self.document.problems or version is None or timezone is None:
+            return None
+        churn_key = [churn.mode, churn.after_ms, churn.lead_ms, churn.control] if churn else None
+        deciding = [version, timezone, max_lateness_ms, allowed_delay_ms, attributes, churn_key]
+        return Rules(
+            version=version,
+            timezone=timezone,
+            max_lateness_ms=max_lateness_ms,
+            allowed_delay_ms=allowed_delay_ms,
+            attributes=attributes,
+            churn=churn,
+            tags=tags,
+            fingerprint=_fingerprint([*deciding, [_deciding(tag) for tag in tags]]),
+            source=text,
+            warnings=tuple(self.document.lines(self.document.remarks)),
+            domains={
+                name: _compiled([tag for tag in tags if tag.domain == name], readers)
+                for name, readers in self.readers.items()
+            },
+        )
+
+    def _attributes(self, entry: Entry) -> tuple[str, ...]:
+        keepers = {
+            name: domain.attribute_reader
+            for name, domain in self.domains.items()
+            if domain.attribute_reader is not None
+        }
+        declared: list[str] = []
+        for item in entry.items():
+            name = _name(item)
+            if name is None:
+                continue
+            taken = [domain for domain in keepers if name in self.readers[domain]]
+            if name in declared:
+                item.problem(f"'{name}' is declared twice: remove one")
+            elif taken:
+                item.problem(f"'{name}' is a feature of {taken[0]}: choose another name")
+            else:
+                declared.append(name)
+        for domain, reader in keepers.items():
+            self.readers[domain] |= {name: reader(name) for name in declared}
+        return tuple(declared)
+
+    def _tags(self, entry: Entry) -> tuple[Definition, ...]:
+        definitions: list[Definition] = []
+        lines: dict[str, int] = {}
+        for number, item in enumerate(entry.items(), 1):
+            name = item.peek("name")
+            tag = replace(item, key="", owner=f"tag '{name}'" if name else f"tag {number}")
+            if name in lines:
+                tag.problem(f"is in line {lines[name]} already: rename or remove one of them")
+            elif name:
+                lines[name] = item.line
+            definition = self._definition(tag)
+            if definition is not None:
+                definitions.append(definition)
+        return tuple(definitions)
+
+    def _definition(self, entry: Entry) -> Definition | None:
+        if not entry.is_map:
+            entry.wanted("a map: name, domain, when")
+            return None
+        found = entry.fields(
+            ("name", "domain"),
+            ("title", "owner", "description", "use", "version", "when", "cases", "control"),
+        )
+        name = _read(found, "name", _name, None)
+        domain = _read(found, "domain", self._domain, None)
+        titles = _read(found, "title", _titles, {})
+        if "title" not in found:
+            entry.remark("has no title: people will see its name")
+        version = _read(found, "version", Entry.whole, 1)
+        control = _read(found, "control", Entry.share, None)
+        owner, description, use = (
+            _read(found, key, Entry.text, None) or "" for key in ("owner", "description", "use")
+        )
+        cases = self._cases(entry, found, domain)
+        if name is None or domain is None or version is None:
+            return None
+        kind = "cases" if "cases" in found else "when"
+        return Definition(
+            name=name,
+            title=next(iter(titles.values()), name),
+            titles={language: title for language, title in titles.items() if language},
+            domain=domain,
+            owner=owner,
+            description=description,
+            use=use,
+            version=version,
+            control=control,
+            kind=kind,
+            cases=cases,
+            values=(False if kind == "when" else None, *(value for value, _ in cases)),
+            features=tuple(dict.fromkeys(name for _, case in cases for name in case.reads)),
+        )
+
+    def _domain(self, entry: Entry) -> str | None:
+        name = entry.text()
+        if name is None or name in self.domains:
+            return name
+        hint = did_you_mean(name, self.domains) or f": known are {', '.join(self.domains)}"
+        entry.problem(f"unknown domain '{name}'{hint}")
+        return None
+
+    def _cases(
+        self, entry: Entry, found: Mapping[str, Entry], domain: str | None
+    ) -> tuple[tuple[Value, Condition], ...]:
+        if "when" in found and "cases" in found:
+            entry.problem("has both 'when' and 'cases': keep one")
+        named: dict[Value, Condition | None] = {}
+        if "when" in found:
+            named[True] = self._condition(found["when"], domain)
+        if "cases" in found:
+            named |= self._named_cases(found["cases"], domain)
+        if "when" not in found and "cases" not in found:
+            entry.problem("'when' or 'cases' is missing: add one")
+        read = {value: condition for value, condition in named.items() if condition}
+        if True in read and not read[True].reads:
+            entry.remark("reads no feature: it is the same for all users")
+        for feature, constants in _thresholds(read.values()).items():
+            if constants is None and feature.startswith(DAILY_PREFIX):
+                entry.remark(
+                    f"{feature} is not just compared with numbers, which costs every user an "
+                    "evaluation at every midnight: compare it with numbers alone"
+                )
+        return tuple(read.items())
+
+    def _named_cases(self, entry: Entry, domain: str | None) -> dict[Value, Condition | None]:
+        named: dict[Value, Condition | None] = {}
+        cases = entry.entries()
+        if entry.is_map and not cases:
+            entry.problem("holds no case: add a value and its condition")
+        for value, case in cases.items():
+            if not re.fullmatch(_VALUE, value):
+                case.problem("is no value: use letters, digits, _, - and ., 64 at most")
+            named[value] = self._condition(case, domain)
+        return named
+
+    def _condition(self, entry: Entry, domain: str | None) -> Condition | None:
+        text = entry.text("a condition (one that always holds is 1 == 1)")
+        if text is None:
+            return None
+        try:
+            condition = conditions.parse(text, lambda name: self._refusal(name, domain))
+        except ConditionError as error:
+            for reason in error.reasons:
+                entry.problem(reason)
+            return None
+        for remark in condition.remarks:
+            entry.remark(remark)
+        return condition
+
+    def _refusal(self, name: str, domain: str | None) -> str | None:
+        """Why a condition of ``domain`` (None: unknown) may not read ``name``."""
+        if domain is None or name in self.readers[domain]:
+            return None
+        if name.lower() in _SPELLINGS:
+            return f"'{name}' is no feature: write {_SPELLINGS[name.lower()]}"
+        for owner, features in self.readers.items():
+            if name in features:
+                return f"'{name}' is a feature of {owner}: a tag reads those of its own domain only"
+        known = self.readers[domain]
+        hint = did_you_mean(name, known) or f": {domain} has {', '.join(known)}"
+        return f"unknown feature '{name}'{hint}"
+
+
+_SPELLINGS: Final = {
+    "null": "None",
+    "none": "None",
+    "nil": "None",
+    "true": "the name itself",
+    "false": "`not` and the name",
+}
+
+
+def _read(found: Mapping[str, Entry], key: str, read: Callable[[Entry], T], default: D) -> T | D:
+    """What ``read`` makes of the value under ``key``; ``default`` where it is not given."""
+    entry = found.get(key)
+    return default if entry is None else read(entry)
+
+
+def _name(entry: Entry) -> str | None:
+    name = entry.word(_NAME, _NAME_IN_WORDS)
+    if name is not None and keyword.iskeyword(name):
+        entry.problem(f"'{name}' is a word of Python: choose another name")
+        return None
+    return name
+
+
+def _titles(entry: Entry) -> dict[str, str]:
+    """Titles by language; under the empty one where the file gives just a title."""
+    if not entry.is_map:
+        title = entry.text("text, or a map of zh and en")
+        return {"": title} if title else {}
+    found = entry.fields((), ("zh", "en"))
+    titles = {language: title.text() for language, title in found.items()}
+    return {language: title for language, title in titles.items() if title}
+
+
+def _timezone(entry: Entry) -> str | None:
+    name = entry.text("the name of a time zone, as Asia/Shanghai")
+    if name is None:
+        return None
+    try:
+        zoneinfo.ZoneInfo(name)
+        known = name != "localtime"  # another one on every machine
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        known = False
+    if not known:
+        hint = did_you_mean(name, zoneinfo.available_timezones()) or ": use one as Asia/Shanghai"
+        entry.problem(f"unknown time zone '{name}'{hint}")
+        return None
+    return name
+
+
+def _duration(found: Mapping[str, Entry], key: str, default_ms: int, *, least_ms: int) -> int:
+    """The duration under ``key``; ``default_ms`` where it is not given or wrong."""
+    duration_ms = _read(found, key, Entry.duration_ms, default_ms)
+    if duration_ms is None:
+        return default_ms
+    if duration_ms < least_ms:
+        found[key].problem("must be longer than 0")
+    return duration_ms
+
+
+def _churn(entry: Entry) -> Churn | None:
+    found = entry.fields(("mode", "after", "lead"), ("control", "probability", "parameters"))
+    mode = _read(found, "mode", lambda entry: entry.one_of("silence", "predicted"), None)
+    if mode == "predicted":
+        found["mode"].problem("predicted is not in this version: use silence")
+    for key in ("probability", "parameters"):
+        if mode == "silence" and key in found:
+            found[key].problem("belongs to the mode predicted: remove it")
+    after_ms = _duration(found, "after", 30 * DURATION_MS["d"], least_ms=1)
+    lead_ms = _duration(found, "lead", 3 * DURATION_MS["d"], least_ms=1)
+    if "after" in found and "lead" in found and lead_ms >= after_ms:
+        found["lead"].problem("must be shorter than 'after'")
+    control = _read(found, "control", Entry.share, 0.0)
+    if mode is None or control is None:
+        return None
+    return Churn(mode=mode, after_ms=after_ms, lead_ms=lead_ms, control=control)
+
+
+def _thresholds(conditions: Iterable[Condition]) -> dict[str, Constants]:
+    """What all these conditions together compare each feature with, in order of first use."""
+    merged: dict[str, Constants] = {}
+    for condition in conditions:
+        for feature, constants in condition.reads.items():
+            known = merged.get(feature, ())
+            if known is None or constants is None:
+                merged[feature] = None
+            else:
+                merged[feature] = tuple(sorted({*known, *constants}))
+    return merged
+
+
+def _compiled(tags: Sequence[Definition], readers: Mapping[str, Reader]) -> DomainRules:
+    return DomainRules(
+        tags=tuple(tags),
+        defaults=tuple(tag.values[0] for tag in tags),
+        evaluate=compile_tags([(tag.values[0], tag.cases) for tag in tags], readers),
+        evidence=tuple(_evidence(tag.features, readers) for tag in tags),
+        thresholds=_thresholds(condition for tag in tags for _, condition in tag.cases),
+    )
+
+
+def _evidence(
+    features: Sequence[str], readers: Mapping[str, Reader]
+) -> Callable[[Any], dict[str, Any]]:
+    reads = [(name, readers[name]) for name in features]
+
+    def evidence(user: Any) -> dict[str, Any]:
+        values = ((name, read(user)) for name, read in reads)
+        return {name: None if value == math.inf else value for name, value in values}
+
+    return evidence
+
+
+def _deciding(tag: Definition) -> list[object]:
+    """What of a definition decides outputs."""
+    cases = [[value, condition.normal] for value, condition in tag.cases]
+    return [tag.name, tag.domain, tag.control, cases]
+
+
+def _fingerprint(deciding: list[object]) -> str:
+    text = json.dumps(deciding, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
