@@ -1,0 +1,472 @@
+"""The real server on a free port, asked by a real client; the worker behind it is a fake."""
+
+import asyncio
+import gzip
+import io
+import logging
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+from yarl import URL
+
+from stream.errors import SettingError
+from stream.metrics import Metrics
+from stream.web import HOP, MAX_BODY_BYTES, MAX_EVENTS, Local, Moving, Remote, WebServer
+
+ANNA = {"user_id": "anna", "tags": {"loyal": {"value": True, "since": "2025-04-30T00:00:00.000Z"}}}
+
+
+@dataclass(frozen=True)
+class Refused:
+    code: str
+    detail: str
+
+
+@dataclass
+class Worker:
+    """Answers what the test says."""
+
+    users: dict[str, dict[str, Any]] = field(default_factory=dict)
+    owner: Local | Remote | Moving = field(default_factory=Local)
+    readiness: tuple[bool, str] = (True, "ready")
+    liveness: tuple[bool, str] = (True, "alive")
+    embedded: bool = True
+    submitted: list[bytes] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def ready(self) -> tuple[bool, str]:
+        return self.readiness
+
+    def alive(self) -> tuple[bool, str]:
+        return self.liveness
+
+    def owner_of(self, user_id: str) -> Local | Remote | Moving:
+        self.asked.append(user_id)
+        return self.owner
+
+    def user(self, user_id: str) -> dict[str, Any] | None:
+        return self.users.get(user_id)
+
+    def definitions(self) -> list[dict[str, Any]]:
+        return [{"name": "loyal", "title": "高复购倾向"}]
+
+    async def submit(self, events: Sequence[bytes]) -> list[Refused | None] | None:
+        if not self.embedded:
+            return None
+        refusals = [Refused("invalid", "amount") if b"-5" in event else None for event in events]
+        if not any(refusals):
+            self.submitted.extend(events)
+        return refusals
+
+
+@dataclass
+class Site:
+    """A worker, its server, and a client of it."""
+
+    worker: Worker
+    metrics: Metrics
+    server: WebServer
+    client: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    async def ask(self, path: str, method: str = "GET", **options: Any) -> tuple[int, Any, Any]:
+        """Status, content and headers."""
+        url = URL(self.url + path, encoded=True)
+        async with self.client.request(method, url, **options) as answer:
+            assert answer.content_type == "application/json"
+            return answer.status, orjson.loads(await answer.read()), answer.headers
+
+    async def ask_for(self, user_id: str, **options: Any) -> tuple[int, Any, Any]:
+        return await self.ask("/users/" + quote(user_id, safe=""), **options)
+
+    def requests(self) -> dict[tuple[str, str, str], float]:
+        """``{(route, method, code): how many}``, those that came."""
+        return {
+            (sample.labels["route"], sample.labels["method"], sample.labels["code"]): sample.value
+            for family in text_string_to_metric_families(self.metrics.text().decode())
+            for sample in family.samples
+            if sample.name == "tagstream_http_request_seconds_count" and sample.value
+        }
+
+    def forwards(self) -> dict[str, float]:
+        return {
+            sample.labels["outcome"]: sample.value
+            for family in text_string_to_metric_families(self.metrics.text().decode())
+            for sample in family.samples
+            if sample.name == "tagstream_http_forwards_total" and sample.value
+        }
+
+
+@asynccontextmanager
+async def serving(worker: Worker, **options: Any) -> AsyncIterator[Site]:
+    metrics = Metrics(CollectorRegistry(), types={"purchases": ["order"]}, partitions=8)
+    server = WebServer(worker, metrics, host="127.0.0.1", port=0, **options)
+    async with server, aiohttp.ClientSession() as client:
+        yield Site(worker, metrics, server, client)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with serving(Worker(users={"anna": ANNA})) as site:
+        yield site
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[tuple[Site, Site]]:
+    """The first says that the second owns everybody; the second that it does."""
+    async with AsyncExitStack() as stack:
+        owner = await stack.enter_async_context(serving(Worker(users={"anna": ANNA})))
+        asked = await stack.enter_async_context(serving(Worker(owner=Remote(owner.url))))
+        yield asked, owner
+
+
+# Probes
+
+
+async def test_probes_answer_during_recovery(site):
+    """Alive but not ready, and when to ask again."""
+    site.worker.readiness = False, "recovering 3 of 8 partitions"
+    status, body, headers = await site.ask("/readyz")
+    assert status == 503
+    assert body == {"error": "not_ready", "detail": "recovering 3 of 8 partitions"}
+    assert int(headers["Retry-After"]) > 0
+    assert (await site.ask("/healthz"))[:2] == (200, {"status": "alive"})
+
+    site.worker.readiness = True, "ready"
+    assert (await site.ask("/readyz"))[:2] == (200, {"status": "ready"})
+
+
+async def test_a_worker_that_gets_nowhere_is_not_alive(site):
+    """The one cause for which a restart helps."""
+    site.worker.liveness = False, "records wait, none applied for 600 s: purchases[3]"
+    status, body, _ = await site.ask("/healthz")
+    assert (status, body["error"]) == (503, "no_progress")
+    assert "purchases[3]" in body["detail"]
+
+
+# Look-ups
+
+
+async def test_a_user_of_this_worker(site):
+    """What the worker says, as it says it."""
+    status, body, headers = await site.ask_for("anna")
+    assert (status, body) == (200, ANNA)
+    assert headers["Cache-Control"] == "no-store"
+
+
+async def test_an_unknown_user(site):
+    """The answer repeats no id."""
+    status, body, _ = await site.ask_for("berta")
+    assert (status, body["error"]) == (404, "unknown_user")
+    assert "berta" not in str(body)
+
+
+async def test_features_without_a_value_are_null(site):
+    """JSON has no infinity."""
+    site.worker.users["anna"] = {"features": {"days_since_order": math.inf}}
+    assert (await site.ask_for("anna"))[1] == {"features": {"days_since_order": None}}
+
+
+@pytest.mark.parametrize("user_id", ["a/b", "100%", "%2F", "张三", "a b", "?q=1#x", "a+b", "\x00"])
+async def test_any_text_can_be_an_id(two, user_id):
+    """Percent-encoded, here and one hop away."""
+    asked, owner = two
+    owner.worker.users[user_id] = {"user_id": user_id}
+    assert (await owner.ask_for(user_id))[:2] == (200, {"user_id": user_id})
+    assert (await asked.ask_for(user_id))[:2] == (200, {"user_id": user_id})
+
+
+@pytest.mark.parametrize("path", ["/users/%FF", "/users/%ED%A0%80", f"/users/{'x' * 129}"])
+async def test_what_cannot_be_an_id_is_an_unknown_user(site, path):
+    """Not text, or longer than an id may be."""
+    status, body, _ = await site.ask(path)
+    assert (status, body["error"]) == (404, "unknown_user")
+
+
+async def test_a_user_on_the_move_is_unavailable_and_not_unknown(site):
+    """An empty answer would say that nobody knows the user."""
+    site.worker.owner = Moving("partition 3 is being recovered")
+    status, body, headers = await site.ask_for("anna")
+    assert status == 503
+    assert body == {"error": "moving", "detail": "partition 3 is being recovered"}
+    assert int(headers["Retry-After"]) > 0
+
+
+# One hop
+
+
+async def test_the_owner_is_asked_for_its_user(two):
+    """Whoever was asked, the answer is the owner's: found or not."""
+    asked, owner = two
+    assert (await asked.ask_for("anna"))[:2] == (200, ANNA)
+    status, body, _ = await asked.ask_for("berta")
+    assert (status, body["error"]) == (404, "unknown_user")
+    assert owner.worker.asked == ["anna", "berta"]
+    assert asked.forwards() == {"ok": 2}
+
+
+async def test_a_look_up_is_sent_on_once(two):
+    """Two workers that each believe the other is the owner do not ask each other for ever."""
+    asked, owner = two
+    owner.worker.owner = Remote(asked.url)
+    status, body, headers = await asked.ask_for("anna")
+    assert (status, body["error"]) == (503, "moving")
+    assert "Retry-After" in headers
+    assert (asked.worker.asked, owner.worker.asked) == (["anna"], ["anna"])
+    assert asked.forwards() == {"moved": 1}
+
+
+async def test_an_owner_that_recovers_is_not_an_owner_that_knows_nobody(two):
+    """Its 503 stays one."""
+    asked, owner = two
+    owner.worker.owner = Moving("partition 3 is being recovered")
+    status, body, headers = await asked.ask_for("anna")
+    assert (status, body["error"]) == (503, "moving")
+    assert "Retry-After" in headers
+
+
+async def test_a_404_of_something_else_at_the_owners_address_is_no_answer():
+    """Whatever listens there now, only an owner says that a user is unknown."""
+
+    async def other_program(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(other_program, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        async with serving(Worker(owner=Remote(f"http://127.0.0.1:{port}"))) as site:
+            status, body, _ = await site.ask_for("anna")
+            assert (status, body["error"]) == (503, "moving")
+
+
+async def test_an_owner_that_is_silent_costs_a_bounded_time():
+    """It accepts and says nothing."""
+    done = asyncio.Event()
+
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+        writer.close()
+
+    async with await asyncio.start_server(silence, "127.0.0.1", 0) as owner:
+        port = owner.sockets[0].getsockname()[1]
+        worker = Worker(owner=Remote(f"http://127.0.0.1:{port}"))
+        async with serving(worker, hop_timeout_s=0.05) as site:
+            status, body, headers = await site.ask_for("anna")
+        done.set()
+    assert (status, body["error"]) == (503, "owner_unreachable")
+    assert "Retry-After" in headers
+    assert site.forwards() == {"failed": 1}
+
+
+async def test_an_owner_that_is_gone_is_unavailable(unused_tcp_port):
+    """Nothing listens there."""
+    async with serving(Worker(owner=Remote(f"http://127.0.0.1:{unused_tcp_port}"))) as site:
+        status, body, _ = await site.ask_for("anna")
+        assert (status, body["error"]) == (503, "owner_unreachable")
+
+
+# Definitions and metrics
+
+
+async def test_definitions(site):
+    """As the worker has them."""
+    assert (await site.ask("/tags"))[:2] == (
+        200,
+        {"tags": [{"name": "loyal", "title": "高复购倾向"}]},
+    )
+
+
+async def test_metrics_are_prometheus_text_and_count_by_template(site):
+    """A path that is no route, like a method that nobody uses here, becomes no label."""
+    await site.ask_for("anna")
+    await site.ask_for("berta")
+    await site.ask("/users/anna/secret")
+    await site.ask("/tags", method="PROPFIND")
+    async with site.client.get(site.url + "/metrics") as answer:
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        text = await answer.text()
+    assert list(text_string_to_metric_families(text))
+    assert "anna" not in text
+    assert site.requests() == {
+        ("/users/{id}", "GET", "2xx"): 1,
+        ("/users/{id}", "GET", "4xx"): 1,
+        ("other", "GET", "4xx"): 1,
+        ("other", "other", "4xx"): 1,
+        ("/metrics", "GET", "2xx"): 1,
+    }
+
+
+# Events
+
+
+async def test_one_event_or_an_array_is_taken_byte_for_byte(site):
+    """What the worker decodes is what was sent: no number is read and written again."""
+    one = b' {"amount": 12.50, "ts": 1}'
+    assert (await site.ask("/events", "POST", data=one))[:2] == (202, {"accepted": 1})
+    many = b'[{"amount": 12.50}, {"ts":1E3} ]'
+    assert (await site.ask("/events", "POST", data=many))[:2] == (202, {"accepted": 2})
+    assert site.worker.submitted == [one, b'{"amount": 12.50}', b'{"ts":1E3}']
+
+
+async def test_each_bad_event_is_named_and_none_is_taken(site):
+    """Correct and send all again: no half of a request was applied."""
+    body = b'[{"amount": 1}, {"amount": -5}, {"amount": -50}]'
+    status, answer, _ = await site.ask("/events", "POST", data=body)
+    assert status == 400
+    assert answer == {
+        "error": "refused",
+        "detail": "2 of 3 events cannot be used; none was taken",
+        "events": [
+            {"index": 1, "code": "invalid", "detail": "amount"},
+            {"index": 2, "code": "invalid", "detail": "amount"},
+        ],
+    }
+    assert site.worker.submitted == []
+
+
+@pytest.mark.parametrize("body", [b"[", b"[1,]", b"[" * 100_000, b"[1] 2"])
+async def test_an_array_that_is_no_json_is_malformed(site, body):
+    """However deep it goes."""
+    status, answer, _ = await site.ask("/events", "POST", data=body)
+    assert (status, answer["error"]) == (400, "malformed")
+
+
+async def test_bodies_and_arrays_have_a_bound(site):
+    """A compressed one is measured as what it holds."""
+    large = b" " * (MAX_BODY_BYTES + 1)
+    status, answer, _ = await site.ask("/events", "POST", data=io.BytesIO(large))
+    assert (status, answer["error"]) == (413, "request_entity_too_large")
+    status, answer, _ = await site.ask(
+        "/events", "POST", data=gzip.compress(large), headers={"Content-Encoding": "gzip"}
+    )
+    assert (status, answer["error"]) == (413, "request_entity_too_large")
+    many = b"[" + b"1," * MAX_EVENTS + b"1]"
+    status, answer, _ = await site.ask("/events", "POST", data=many)
+    assert (status, answer["error"]) == (413, "too_many")
+
+
+async def test_a_body_that_is_not_in_its_encoding_is_the_clients_fault(site):
+    """It says gzip and is not."""
+    status, answer, _ = await site.ask(
+        "/events", "POST", data=b"{}", headers={"Content-Encoding": "gzip"}
+    )
+    assert (status, answer["error"]) == (400, "bad_request")
+
+
+async def test_only_the_embedded_broker_takes_events(site):
+    """The remedy is in the answer."""
+    site.worker.embedded = False
+    status, answer, _ = await site.ask("/events", "POST", data=b"{}")
+    assert (status, answer["error"]) == (404, "not_embedded")
+    assert "topics" in answer["detail"]
+
+
+async def test_a_page_of_another_site_cannot_post_through_a_browser(site):
+    """A browser says where a page is from; ours may."""
+    for origin in ("https://evil.example", "null", "http://["):
+        status, answer, _ = await site.ask(
+            "/events", "POST", data=b"{}", headers={"Origin": origin}
+        )
+        assert (status, answer["error"]) == (403, "forbidden")
+    assert site.worker.submitted == []
+    status, _, _ = await site.ask("/events", "POST", data=b"{}", headers={"Origin": site.url})
+    assert status == 202
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_no_trace(site, caplog):
+    """Nothing of it is taken, nothing is an error of ours."""
+    _, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
+    writer.write(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    async with asyncio.timeout(30):
+        while ("/events", "POST", "4xx") not in site.requests():
+            await site.ask("/healthz")
+    assert site.worker.submitted == []
+    assert not caplog.records
+
+
+# Errors
+
+
+async def test_no_page_and_no_method_are_json_too(site):
+    """With what is allowed."""
+    status, body, _ = await site.ask("/nothing")
+    assert (status, body) == (404, {"error": "not_found", "detail": "no such page"})
+    status, body, headers = await site.ask("/tags", method="POST")
+    assert (status, body["error"]) == (405, "method_not_allowed")
+    assert headers["Allow"] == "GET,HEAD"
+
+
+async def test_a_failing_answer_is_a_500_that_logs_where_and_not_who(site, caplog, monkeypatch):
+    """An exception's message may hold the id that was asked for."""
+
+    def user(user_id: str) -> None:
+        raise KeyError(user_id)
+
+    monkeypatch.setattr(site.worker, "user", user)
+    status, body, _ = await site.ask_for("anna")
+    assert (status, body["error"]) == (500, "internal")
+    assert "anna" not in str(body)
+    (record,) = caplog.records
+    assert "/users/{id}: KeyError" in record.getMessage()
+    assert "in user" in record.getMessage()
+    assert "anna" not in caplog.text
+    assert (await site.ask("/healthz"))[0] == 200
+
+
+async def test_nothing_is_logged_of_what_was_asked(site, caplog):
+    """Not even where the request cannot be parsed, which aiohttp quotes."""
+    caplog.set_level(logging.DEBUG)
+    await site.ask_for("anna")
+    await site.ask_for("anna", headers={HOP: "asked"})
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
+    writer.write(b"GET /users/anna HTTP/x.y\r\n\r\n")
+    assert b"400" in await reader.readline()
+    writer.close()
+    assert "anna" not in caplog.text
+
+
+# Life cycle
+
+
+async def test_a_port_that_is_taken_is_one_line_that_names_the_setting(site):
+    """And nothing is left open."""
+    server = WebServer(Worker(), site.metrics, host="127.0.0.1", port=site.server.port)
+    with pytest.raises(SettingError) as raised:
+        await server.start()
+    message = str(raised.value)
+    assert "TAGSTREAM_WEB_PORT" in message
+    assert str(site.server.port) in message
+    assert "\n" not in message
+
+
+async def test_a_host_that_is_not_ours_is_one_line_that_names_the_setting(site):
+    """An address of the documentation's network is nobody's."""
+    server = WebServer(Worker(), site.metrics, host="192.0.2.1", port=0)
+    with pytest.raises(SettingError, match=r"TAGSTREAM_WEB_HOST holds '192\.0\.2\.1'"):
+        await server.start()
+
+
+async def test_after_its_stop_the_port_is_free():
+    """Also with a client that keeps its connection."""
+    async with serving(Worker()) as site:
+        await site.ask("/healthz")
+        port = site.server.port
+        await site.server.stop()
+        again = WebServer(Worker(), site.metrics, host="127.0.0.1", port=port)
+        async with again:
+            assert again.port == port
