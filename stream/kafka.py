@@ -1,0 +1,297 @@
+"""Kafka: the Faust driver ``tagstream-kafka://`` and the options that every client of ours shares.
+
+Promise: sources are read read-committed, by partition number (``stream.assignor``), in chunks
+(``stream.chunks``) that begin where the owner of a partition says and nowhere else: a position
+outside its partition stops the worker with the remedy, and never becomes another position.
+
+Boundary: nothing is produced through Faust; outputs leave in the partitions' own transactions.
+Rebalances, heartbeats and fetches run in Faust's consumer thread, which has its own event loop.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Collection, Coroutine, Iterable, Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalStateError,
+    OffsetOutOfRangeError,
+)
+from aiokafka.helpers import create_ssl_context
+from faust.transport import producer
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from stream.chunks import Backlog, ChunkDelivery, Fetched, Start, chunk_topics
+from stream.errors import SettingError, SourceRemade, SourceTrimmed
+
+FETCH_WAIT_S = 1.0
+"""How long a fetch that finds nothing waits, here, for records of any partition."""
+
+FETCH_MAX_WAIT_MS = 50
+"""How long a broker keeps a fetch request that it has no record for.
+
+A partition that is released, or has room again, is asked for in the next request to its broker:
+this is what it waits at most.
+"""
+
+FETCH_BYTES = (64 << 10, 1 << 20)
+"""Least and most bytes of one partition per fetch request (a larger batch comes whole)."""
+
+FOREVER_MS = 10 * 365 * 24 * 3_600_000
+"""aiokafka's patience with a consumer that does not poll; a member that it dismisses for that can
+never join again, and a worker that has no partition, or no room, does not poll."""
+
+
+def client_options(settings: Any) -> dict[str, Any]:
+    """Keyword arguments for every aiokafka client (consumer, producer, admin) of these settings.
+
+    Args:
+        settings: has ``broker`` (``[scheme://]host:port``, more after commas) and, as text or
+            None, ``security_protocol``, ``sasl_mechanism``, ``sasl_username``, ``sasl_password``,
+            ``ssl_cafile``, ``ssl_certfile`` and ``ssl_keyfile``.
+
+    Raises:
+        SettingError: a certificate or key cannot be read.
+    """
+    protocol = settings.security_protocol or "PLAINTEXT"
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.broker.rpartition("://")[2].replace(";", ",").split(","),
+        "security_protocol": protocol,
+    }
+    if protocol.endswith("SSL"):
+        try:
+            options["ssl_context"] = create_ssl_context(
+                cafile=settings.ssl_cafile,
+                certfile=settings.ssl_certfile,
+                keyfile=settings.ssl_keyfile,
+            )
+        except OSError as exc:  # ssl.SSLError is one too
+            files = [settings.ssl_cafile, settings.ssl_certfile, settings.ssl_keyfile]
+            named = ", ".join(str(file) for file in files if file)
+            raise SettingError(f"TLS files cannot be used ({named}): {exc}") from exc
+    if protocol.startswith("SASL_"):
+        options["sasl_mechanism"] = settings.sasl_mechanism or "PLAIN"
+        options["sasl_plain_username"] = settings.sasl_username
+        options["sasl_plain_password"] = settings.sasl_password
+    return options
+
+
+class RebalanceListener(driver.ConsumerRebalanceListener):
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._thread.park(assigned)
+        await super().on_partitions_assigned(assigned)
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's consumer thread, with an aiokafka consumer of our own making.
+
+    Methods not said to be the thread's own are called from the worker's loop.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The thread's own; one step with the consumer's positions.
+        self._epochs: dict[TP, int] = {}
+        self._fetched: dict[TP, int] = {}
+        self._interrupted = False
+        self._arrival: asyncio.Future[None] | None = None
+
+    def _create_worker_consumer(self, transport: "Transport") -> AIOKafkaConsumer:
+        conf = self.app.conf
+        partitions = sum(chunk_topics(self.app).values())
+        least, most = FETCH_BYTES
+        return AIOKafkaConsumer(
+            **transport.client_options(),
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            partition_assignment_strategy=[self.app.assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            check_crcs=conf.broker_check_crcs,
+            fetch_min_bytes=1,
+            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            max_partition_fetch_bytes=min(
+                most, max(least, self.consumer.buffer_bytes // max(1, partitions))
+            ),
+            fetch_max_bytes=max(most, self.consumer.buffer_bytes // 2),
+            max_poll_interval_ms=FOREVER_MS,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+        )
+
+    def close(self) -> None:
+        """Nothing: the thread closes its consumer when it stops, in its own loop."""
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """The thread's own. False if the group has moved on: the offsets are someone else's now."""
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        ours = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in assigned}
+        try:
+            if ours:
+                await consumer.commit(ours)
+        except (CommitFailedError, IllegalStateError):
+            return False
+        return bool(ours)
+
+    # Chunks
+
+    async def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in the thread, beside whatever else runs there."""
+        return await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(coroutine, self.thread_loop)
+        )
+
+    def park(self, assigned: Iterable[TopicPartition]) -> None:
+        """The thread's own. Keep what was just assigned from being fetched until it is released.
+
+        A partition that has some position, and is paused, makes aiokafka do nothing: neither look
+        for a committed offset, nor complain that there is none, nor fetch from it.
+        """
+        consumer = self._ensure_consumer()
+        self._epochs.clear()
+        self._fetched.clear()
+        for tp in assigned:
+            consumer.seek(tp, 0)
+            consumer.pause(tp)
+
+    async def start_at(self, starts: Mapping[TP, Start]) -> None:
+        """The thread's own; in one step for all partitions."""
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        for tp, (position, epoch) in starts.items():
+            if tp in assigned:
+                consumer.seek(tp, position)
+                consumer.resume(TopicPartition(*tp))
+                self._epochs[tp] = epoch
+                self._fetched[tp] = position
+
+    async def pause(self, tps: Iterable[TP]) -> None:
+        """The thread's own."""
+        consumer = self._ensure_consumer()
+        for tp in consumer.assignment() & set(tps):
+            consumer.pause(tp)
+
+    async def fetch(self, tps: Collection[TP], limit: int) -> dict[TP, Fetched]:
+        """The thread's own; see ``ChunkDelivery._fetch``."""
+        consumer = self._ensure_consumer()
+        fetcher = consumer._fetcher
+        self._interrupted = False
+        while True:
+            if consumer._closed:
+                raise ConsumerStoppedError
+            consumer._coordinator.check_errors()
+            if fetcher.error_future.done():
+                fetcher.error_future.result()
+            try:
+                records = await fetcher.fetched_records(tps, max_records=limit)
+            except OffsetOutOfRangeError as exc:
+                raise await self._out_of_range(*exc.args) from exc
+            if records or self._interrupted:
+                break
+            self._arrival = fetcher._create_fetch_waiter()
+            arrived, _ = await asyncio.wait([self._arrival], timeout=FETCH_WAIT_S)
+            if not arrived:
+                self._arrival.cancel()
+                break
+            self._arrival.result()  # the group's errors come this way too
+        fetched = {}
+        for tp, run in records.items():
+            tp = TP(*tp)
+            self._fetched[tp] = run[-1].offset + 1
+            fetched[tp] = Fetched(self._epochs.get(tp, 0), run, consumer.last_stable_offset(tp))
+        return fetched
+
+    def interrupt(self) -> None:
+        """The thread's own."""
+        self._interrupted = True
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    async def backlog(self, tps: Iterable[TP]) -> dict[TP, Backlog]:
+        """The thread's own; see ``ChunkDelivery.backlog``."""
+        consumer = self._ensure_consumer()
+        ends = await consumer.end_offsets([TopicPartition(*tp) for tp in tps])
+        assignment = consumer._subscription.subscription.assignment
+        return {
+            TP(*tp): Backlog(end, assignment.state_value(tp).position, self._fetched[tp])
+            for tp, end in ends.items()
+            if tp in self._fetched
+        }
+
+    async def _out_of_range(self, positions: Mapping[TP, int]) -> Exception:
+        (tp, position), *_ = positions.items()
+        consumer = self._ensure_consumer()
+        first = (await consumer.beginning_offsets([tp]))[tp]
+        end = (await consumer.end_offsets([tp]))[tp]
+        where = f"{tp.topic}[{tp.partition}]: position {position} is outside [{first}, {end}]"
+        if position < first:
+            return SourceTrimmed(
+                f"{where}: records were deleted before they were read. Either accept their loss by"
+                " rebuilding the state from what is left, or restore the topic from a copy."
+            )
+        return SourceRemade(
+            f"{where}: the topic was deleted and made anew, or cut. Either restore it from a copy,"
+            " or rebuild the state from it."
+        )
+
+
+class Consumer(ChunkDelivery, driver.Consumer):
+    """Faust's Kafka consumer, delivering chunks."""
+
+    RebalanceListener = RebalanceListener
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _start(self, starts: Mapping[TP, Start]) -> None:
+        await self._thread.call(self._thread.start_at(starts))
+
+    async def _fetch(self, tps: Collection[TP], limit: int) -> Mapping[TP, Fetched]:
+        return await self._thread.call(self._thread.fetch(tps, limit))  # type: ignore[no-any-return]
+
+    def _interrupt(self) -> None:
+        self._thread.thread_loop.call_soon_threadsafe(self._thread.interrupt)
+
+    async def backlog(self, tps: Iterable[TP]) -> dict[TP, Backlog]:
+        return await self._thread.call(self._thread.backlog(tps))  # type: ignore[no-any-return]
+
+
+class Producer(producer.Producer):
+    """What Faust asks of a producer, without a connection: nothing is produced through Faust."""
+
+    async def flush(self) -> None:
+        """Nothing is ever pending."""
+
+    def send(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        raise NotImplementedError("outputs leave in their partition's transaction")
+
+
+class Transport(driver.Transport):
+    """The driver, found by Faust through the entry point ``tagstream-kafka``."""
+
+    Consumer = Consumer
+    Producer = Producer
+
+    def client_options(self) -> dict[str, Any]:
+        """Where the brokers are and how to speak to them, for every client of this app.
+
+        From the app's ``settings_kafka`` (see ``client_options``) where it has that, else from
+        Faust's broker URL, ``broker_credentials`` and ``ssl_context``.
+        """
+        if options := getattr(self.app, "settings_kafka", None):
+            return dict(options)
+        conf = self.app.conf
+        return {
+            "bootstrap_servers": driver.server_list(self.url, self.default_port),
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        }
