@@ -50,7 +50,7 @@ _REFUSED = ("invalid", "key_mismatch", "wrong_partition", "future", "too_late")
 _UNREADABLE = ("too_large", "malformed", "unknown_type")
 
 _CHUNK_STAGES = ("decode", "apply")
-_FLUSH_STAGES = ("produce", "commit", "persist")
+_FLUSH_STAGES = ("encode", "commit", "persist")
 _FORWARDS = ("ok", "moved", "failed")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -145,12 +145,8 @@ class Tag(Protocol):
     def name(self) -> str: ...
 
     @property
-    def kind(self) -> str:
-        """``when`` or ``cases``."""
-
-    @property
     def values(self) -> tuple[Value, ...]:
-        """What it may hold."""
+        """What it may hold, the value it starts with first."""
 
 
 def value_label(value: Value) -> str:
@@ -258,7 +254,7 @@ class Metrics(Collector):
         self._clock = clock
         self._worker: WorkerView | None = None
         self._loop_lag: Callable[[], float] | None = None
-        self._tags: dict[str, tuple[Value, ...]] = {}
+        self._tags: dict[str, list[str]] = {}
         self._rules_version: int | None = None
         self._last_event: dict[str, float] = {}
 
@@ -307,7 +303,7 @@ class Metrics(Collector):
         )
         self._batch = _Seconds(
             "tagstream_batch_seconds",
-            "Stages of work: decode and apply per chunk; produce, commit and persist per flush.",
+            "Stages of work: decode and apply per chunk; encode, commit and persist per flush.",
             _BATCH_S,
             *("domain", "stage"),
         )
@@ -354,11 +350,8 @@ class Metrics(Collector):
         self._rules_version = version
         self._tags = {}
         for tag in tags:
-            initial: Value = False if tag.kind == "when" else None
-            # A dictionary, for an order that does not change from run to run.
-            values = tuple(dict.fromkeys((initial, *tag.values)))
-            self._tags[tag.name] = values
-            labels = [value_label(value) for value in values]
+            labels = [value_label(value) for value in tag.values]
+            self._tags[tag.name] = labels
             for previous, value in permutations(labels, 2):
                 for cause in ("event", "time", "rules"):
                     self._transitions.start(tag.name, previous, value, cause)
@@ -590,7 +583,7 @@ class Metrics(Collector):
         users: Counter[tuple[str, str]] = Counter()
         if partitions:  # nobody has the tag: 0; we do not know: no series
             users.update(
-                {(tag, value_label(v)): 0 for tag, values in self._tags.items() for v in values[1:]}
+                {(tag, label): 0 for tag, labels in self._tags.items() for label in labels[1:]}
             )
         for partition in partitions:
             users.update(partition.population)

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.metrics import ALL, Metrics, Value
+from stream.settings import PACKAGED_TAGS
 
 PURCHASES = ("registered", "updated", "order", "refund", "erase")
 
@@ -15,12 +17,11 @@ PURCHASES = ("registered", "updated", "order", "refund", "erase")
 @dataclass(frozen=True)
 class Tag:
     name: str
-    kind: str
     values: tuple[Value, ...]
 
 
-LOYAL = Tag("loyal", "when", (False, True))
-TIER = Tag("tier", "cases", ("gold", "silver"))
+LOYAL = Tag("loyal", (False, True))
+TIER = Tag("tier", (None, "gold", "silver"))
 
 
 @dataclass
@@ -141,7 +142,7 @@ def test_transitions_are_labelled_as_json_writes_values(metrics):
 
 def test_a_case_named_like_null_shares_its_label_instead_of_repeating_a_series(metrics):
     """A series that comes twice would make Prometheus refuse the whole scrape."""
-    odd = Tag("odd", "cases", ("null", "true"))
+    odd = Tag("odd", (None, "null", "true"))
     metrics.define(1, [odd], churn_mode=None)
     metrics.transitions([("odd", None, "true", "event"), ("odd", "null", "true", "event")])
     metrics.watch(Owner([Partition(0, {})]))
@@ -360,12 +361,15 @@ def test_names_units_and_help_follow_the_conventions(metrics):
             assert family.name.endswith("_seconds")
 
 
-def test_a_worker_exports_fewer_than_a_thousand_series():
+def test_a_worker_with_the_shipped_tags_exports_fewer_than_a_thousand_series():
     """All partitions on one worker, every label that can occur in normal running."""
     metrics = Metrics(CollectorRegistry(), types={"purchases": PURCHASES}, partitions=8)
-    tags = [Tag(f"tag_{n}", "when", (False, True)) for n in range(12)]
-    tags += [Tag(f"tier_{n}", "cases", ("a", "b", "c")) for n in range(3)]
-    metrics.define(1, tags, churn_mode="silence")
+    shipped = yaml.safe_load(PACKAGED_TAGS.read_text("utf-8"))
+    tags = [
+        Tag(tag["name"], (None, *tag["cases"]) if "cases" in tag else (False, True))
+        for tag in shipped["tags"]
+    ]
+    metrics.define(shipped["version"], tags, churn_mode="predicted")
     metrics.watch(
         Owner(
             [Partition(n, {"purchases": DomainState(lag=1, committed_offset=1)}) for n in range(8)],
