@@ -131,19 +131,16 @@ class WebServer(Service):
         self._application = web.Application(
             middlewares=[self._measured], client_max_size=MAX_BODY_BYTES
         )
-        for method, path, handler, codes in (
-            ("GET", "/healthz", self._healthz, "2xx 5xx"),
-            ("GET", "/readyz", self._readyz, "2xx 5xx"),
-            ("GET", "/metrics", self._prometheus, "2xx"),
-            ("GET", "/users/{id}", self._user, "2xx 4xx 5xx"),
-            ("GET", "/tags", self._tags, "2xx"),
-            ("POST", "/events", self._events, "2xx 4xx"),
+        for route, codes in (  # a GET answers HEAD too
+            (web.get("/healthz", self._healthz), "2xx 5xx"),
+            (web.get("/readyz", self._readyz), "2xx 5xx"),
+            (web.get("/metrics", self._prometheus), "2xx"),
+            (web.get("/users/{id}", self._user), "2xx 4xx 5xx"),
+            (web.get("/tags", self._tags), "2xx"),
+            (web.post("/events", self._events), "2xx 4xx"),
         ):
-            if method == "GET":  # and HEAD
-                self._application.router.add_get(path, handler)
-            else:
-                self._application.router.add_route(method, path, handler)
-            metrics.route(path, method, *codes.split())
+            self._application.router.add_routes([route])
+            metrics.route(route.path, route.method, *codes.split())
 
     async def on_start(self) -> None:
         """Listens."""
