@@ -1,0 +1,180 @@
+"""Which events of a user were applied already: ids remembered for ``max_lateness``.
+
+An id is kept as a 64-bit hash that is the same in every process, with the event's time; two
+ids of one user share a hash once in 2**64. An id counts as long as its time lies less than
+``max_lateness`` behind the largest event time applied; ids that do not are forgotten bit by
+bit as others come.
+
+Up to ``INLINE`` ids live in the user's own record. Those of a busier user move on, ``SPILL``
+at a time, to rows of their own (``Blocks``), so that a user with 100,000 events a week stays
+a small record and an event rewrites about one row. Rows are buckets by hash, split and merged
+one at a time (linear hashing), so that one row answers whether an id is known whatever time
+the repetition carries. ``BLOCK_IDS`` is their mean; 512 ids are out of reach.
+"""
+
+from itertools import islice
+from typing import Final, Protocol
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+INLINE: Final = 64
+SPILL: Final = 32
+BLOCK_IDS: Final = 128
+
+
+def digest(event_id: str) -> int:
+    """The hash of an event id, the same in every process."""
+    return xxh3_64_intdigest(event_id.encode())
+
+
+class Blocks(Protocol):
+    """Rows of ids beside a user's record: ``{hash: event time}`` by user id and number."""
+
+    def get(self, user_id: str, number: int) -> dict[int, int] | None: ...
+    def put(self, user_id: str, number: int, ids: dict[int, int]) -> None: ...
+    def drop(self, user_id: str, number: int) -> None: ...
+
+
+class MemoryBlocks:
+    """Blocks that live as long as this object."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, int], dict[int, int]] = {}
+
+    def get(self, user_id: str, number: int) -> dict[int, int] | None:
+        """The block, or None."""
+        return self.rows.get((user_id, number))
+
+    def put(self, user_id: str, number: int, ids: dict[int, int]) -> None:
+        """Keep the block."""
+        self.rows[user_id, number] = ids
+
+    def drop(self, user_id: str, number: int) -> None:
+        """Forget the block."""
+        self.rows.pop((user_id, number), None)
+
+
+class Spilled(msgspec.Struct, array_like=True, gc=False):
+    """What a record says of its blocks, numbered 0 to ``blocks - 1``.
+
+    ``ids`` counts what they hold, forgotten ids not yet removed included; ``newest_ms`` is the
+    largest event time ever in them.
+    """
+
+    blocks: int
+    ids: int
+    newest_ms: int
+
+
+class Recent(Protocol):
+    """The part of a user's record that this module keeps: ids in order of arrival."""
+
+    user_id: str
+    recent: dict[int, int]
+    spilled: Spilled | None
+
+
+def is_known(user: Recent, event_hash: int, horizon_ms: int, blocks: Blocks) -> bool:
+    """Whether an event of this hash with a time after ``horizon_ms`` was applied."""
+    seen_ms = user.recent.get(event_hash)
+    spilled = user.spilled
+    if spilled is not None and seen_ms is None and spilled.newest_ms > horizon_ms:
+        block = blocks.get(user.user_id, _bucket(event_hash, spilled.blocks))
+        seen_ms = block.get(event_hash) if block else None
+    return seen_ms is not None and seen_ms > horizon_ms
+
+
+def remember(user: Recent, event_hash: int, ts_ms: int, horizon_ms: int, blocks: Blocks) -> None:
+    """Note an applied event, and forget what lies at or before ``horizon_ms``."""
+    recent = user.recent
+    recent.pop(event_hash, None)  # a forgotten id that comes again is the youngest
+    recent[event_hash] = ts_ms
+    # Arrival is nearly the order of time: what has expired is nearly always in front.
+    while recent and recent[oldest := next(iter(recent))] <= horizon_ms:
+        del recent[oldest]
+    if len(recent) > INLINE:
+        user.recent = recent = {
+            known: seen_ms for known, seen_ms in recent.items() if seen_ms > horizon_ms
+        }
+        if len(recent) > INLINE:
+            _spill(user, horizon_ms, blocks)
+
+
+def _bucket(event_hash: int, blocks: int) -> int:
+    """Linear hashing: buckets that the current round has not split yet have twice the share."""
+    level = 1 << (blocks - 1).bit_length()
+    number = event_hash & (level - 1)
+    return number if number < blocks else number - (level >> 1)
+
+
+def _spill(user: Recent, horizon_ms: int, blocks: Blocks) -> None:
+    """Move the ids that came first out of the record."""
+    spilled = user.spilled
+    if spilled is not None and spilled.newest_ms <= horizon_ms:
+        forget(user, blocks)
+        spilled = None
+    if spilled is None:
+        spilled = user.spilled = Spilled(1, 0, horizon_ms)
+    moving = list(islice(user.recent.items(), SPILL))
+    by_block: dict[int, dict[int, int]] = {}
+    for event_hash, seen_ms in moving:
+        del user.recent[event_hash]
+        by_block.setdefault(_bucket(event_hash, spilled.blocks), {})[event_hash] = seen_ms
+    spilled.newest_ms = max(spilled.newest_ms, *(seen_ms for _, seen_ms in moving))
+    for number, added in by_block.items():
+        _rewrite(user.user_id, spilled, number, added, horizon_ms, blocks)
+    if spilled.ids > BLOCK_IDS * spilled.blocks:
+        _split(user.user_id, spilled, horizon_ms, blocks)
+    elif spilled.blocks > 1 and spilled.ids * 4 < BLOCK_IDS * spilled.blocks:
+        _merge(user.user_id, spilled, horizon_ms, blocks)
+
+
+def _rewrite(
+    user_id: str,
+    spilled: Spilled,
+    number: int,
+    added: dict[int, int],
+    horizon_ms: int,
+    blocks: Blocks,
+) -> None:
+    old = blocks.get(user_id, number) or {}
+    kept = {known: seen_ms for known, seen_ms in old.items() if seen_ms > horizon_ms} | added
+    spilled.ids += len(kept) - len(old)
+    blocks.put(user_id, number, kept)
+
+
+def _split(user_id: str, spilled: Spilled, horizon_ms: int, blocks: Blocks) -> None:
+    """One more block: part of the next one in turn moves there."""
+    number = spilled.blocks
+    source = _bucket(number, number)
+    old = blocks.get(user_id, source) or {}
+    spilled.blocks += 1
+    spilled.ids -= len(old)
+    for target in (source, number):
+        blocks.put(user_id, target, {})
+        half = {
+            known: seen_ms
+            for known, seen_ms in old.items()
+            if _bucket(known, number + 1) == target and seen_ms > horizon_ms
+        }
+        _rewrite(user_id, spilled, target, half, horizon_ms, blocks)
+
+
+def _merge(user_id: str, spilled: Spilled, horizon_ms: int, blocks: Blocks) -> None:
+    """One block fewer: the last goes back to where it was split from."""
+    spilled.blocks -= 1
+    last = spilled.blocks
+    moving = blocks.get(user_id, last) or {}
+    spilled.ids -= len(moving)
+    blocks.drop(user_id, last)
+    kept = {known: seen_ms for known, seen_ms in moving.items() if seen_ms > horizon_ms}
+    _rewrite(user_id, spilled, _bucket(last, last), kept, horizon_ms, blocks)
+
+
+def forget(user: Recent, blocks: Blocks) -> None:
+    """Drop every block of the user."""
+    if user.spilled is not None:
+        for number in range(user.spilled.blocks):
+            blocks.drop(user.user_id, number)
+        user.spilled = None

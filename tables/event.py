@@ -1,0 +1,30 @@
+"""What the events of all domains share. Domains declare theirs as subclasses, tagged by ``type``.
+
+Decoding checks types, lengths and ranges; ``check`` settles what a type cannot say.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta, Struct
+
+Id = Annotated[str, Meta(min_length=1, max_length=128)]
+
+if TYPE_CHECKING:
+    Instant = int
+else:
+    Instant = int | str  # RFC 3339 is read by whoever decodes, before anything here sees it
+
+
+class Event(Struct, tag_field="type", kw_only=True, gc=False):
+    """One thing that happened to one user; ``ts`` in epoch milliseconds."""
+
+    event_id: Id
+    user_id: Id
+    ts: Instant
+
+    def check(self) -> None:
+        """Finish decoding, once; raises ValueError ``field: reason``."""
+
+
+class Erase(Event, tag="erase"):
+    """The user's right to be forgotten: everything up to ``ts`` goes."""

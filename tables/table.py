@@ -1,0 +1,329 @@
+"""One user's record in one domain, and what an event or the passing of time makes of it.
+
+A ``Table`` is the logic of a domain under one set of definitions; it holds no users. What it
+emits depends on the user's own events in order of arrival and on the time reached, on nothing
+else: records may be encoded, decoded and fired at any moment in between.
+
+The clock of a user is the largest event time applied, or the last instant at which a feature
+of his changed by itself (a *deadline*), whichever is later; tags are evaluated as of it.
+A deadline that can change no tag is not fired one by one: the clock catches up with it before
+the next event. Domains subclass ``Table`` and ``User``; no Kafka, files or wall clock here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from zlib import crc32
+
+from msgspec import Struct, msgpack
+
+from tables.calendar import NEVER, calendar_of
+from tables.dedup import Blocks, MemoryBlocks, Spilled, digest, forget, is_known, remember
+from tables.event import Erase, Event
+from tables.features import FIRST_DAY, NO_DAY, Constants, Features
+from tables.identity import identify, is_control
+
+__all__ = ["NEVER", "Outcome", "Outputs", "Table", "TagState", "User"]
+
+Outcome = Literal["applied", "late", "duplicate", "too_late"]
+Cause = dict[str, str]
+
+
+class Definition(Protocol):
+    """One tag."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def control(self) -> float | None: ...
+
+
+class DomainRules(Protocol):
+    """The tags of one domain, in order, compiled."""
+
+    @property
+    def tags(self) -> Sequence[Definition]: ...
+    @property
+    def defaults(self) -> tuple[Any, ...]: ...
+    @property
+    def evaluate(self) -> Callable[[Any], tuple[Any, ...]]: ...
+    @property
+    def evidence(self) -> Sequence[Callable[[Any], dict[str, Any]]]: ...
+    @property
+    def thresholds(self) -> Mapping[str, Constants]: ...
+
+
+class Churn(Protocol):
+    """When a user's silence becomes a warning (``tables/churn.py``)."""
+
+    @property
+    def mode(self) -> str: ...
+    @property
+    def after_ms(self) -> int: ...
+    @property
+    def lead_ms(self) -> int: ...
+    @property
+    def control(self) -> float | None: ...
+
+
+class Rules(Protocol):
+    """The definitions: ``fingerprint`` differs where anything differs that decides outputs."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def timezone(self) -> str: ...
+    @property
+    def max_lateness_ms(self) -> int: ...
+    @property
+    def attributes(self) -> Sequence[str]: ...
+    @property
+    def churn(self) -> Churn | None: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def domain(self, name: str) -> DomainRules: ...
+
+
+class TagState(Struct, array_like=True, gc=False):
+    """A tag that changed at least once: its value, since when, and how many changes it had."""
+
+    value: Any
+    since_ms: int
+    number: int
+
+
+class User(Struct, array_like=True, gc=False):
+    """What every domain remembers of a user. Times in epoch ms, days as ``Calendar`` counts.
+
+    Until the first event ``clock_ms`` and ``newest_ms`` are before all time.
+    """
+
+    user_id: str
+    rules: int  # id of the definitions that ``values`` follow
+    values: tuple[Any, ...]  # of all tags, in the order of definition
+    clock_ms: int = -NEVER
+    newest_ms: int = -NEVER  # the largest event time applied
+    today: int = FIRST_DAY  # the local day of the clock
+    deadline_ms: int = NEVER  # what ``Table.deadline_ms`` said last
+    hint_ms: int = NEVER  # no deadline, tag or none, lies before it
+    tags: dict[str, TagState] = {}
+    recent: dict[int, int] = {}
+    spilled: Spilled | None = None
+
+
+@dataclass(slots=True)
+class Outputs:
+    """What there is to emit, in order: JSON-ready records without ``emitted_at``.
+
+    ``erased`` are the users whose records have to go, with all that is kept of them.
+    """
+
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    erased: list[str] = field(default_factory=list)
+
+
+U = TypeVar("U", bound=User)
+
+
+class Table(Generic[U]):
+    """The logic of one domain under ``rules``.
+
+    ``encode`` and ``decode`` turn a record into msgpack and back. ``blocks`` is where ids of
+    busy users go; whoever stores users replaces it.
+    """
+
+    name: ClassVar[str]
+    features: ClassVar[Features]
+    record: type[U]
+
+    def __init__(self, rules: Rules) -> None:
+        domain = rules.domain(self.name)
+        self.encode: Callable[[U], bytes] = msgpack.Encoder().encode
+        self.decode: Callable[[bytes], U] = msgpack.Decoder(self.record).decode
+        self.blocks: Blocks = MemoryBlocks()
+        self.calendar = calendar_of(rules.timezone)
+        self._day = self.calendar.day
+        self._day_start_ms = self.calendar.day_start_ms
+        self._max_lateness_ms = rules.max_lateness_ms
+        self._version = rules.version
+        self._rules_id = crc32(rules.fingerprint.encode())
+        self._tags = tuple(domain.tags)
+        self._defaults = tuple(domain.defaults)
+        self._evaluate = domain.evaluate
+        self._evidence = tuple(domain.evidence)
+        self._next_turns = self.features.next_turns(domain.thresholds)
+        self._changes = list(dict.fromkeys(self.features.changes.values()))
+
+    # -- what a domain adds
+
+    def take(self, user: U, event: Event, day: int, out: Outputs) -> None:
+        """Apply an event to the record; ``day`` is the event's own, the clock has moved."""
+        raise NotImplementedError
+
+    def instant_ms(self, user: U) -> int:
+        """The next deadline that is not the start of a day; may lie before the clock."""
+        return NEVER
+
+    def strike(self, user: U, due_ms: int, out: Outputs) -> bool:
+        """Fire those deadlines of ``instant_ms`` that lie at ``due_ms``; whether there were any."""
+        return False
+
+    def adopt(self, user: U) -> None:
+        """The definitions changed: drop what the new ones have no use for."""
+
+    # -- one user
+
+    def new(self, user_id: str) -> U:
+        """The record of a user never heard of."""
+        return self.record(user_id=user_id, rules=self._rules_id, values=self._defaults)
+
+    def apply(self, user: U, event: Event, time_ms: int, out: Outputs) -> Outcome:
+        """Apply one event: deadlines that come before it first, then it, then the tags.
+
+        ``time_ms`` is the partition's time after the event before (``-NEVER`` before the
+        first). "late" is applied too, to its own day; "duplicate" and "too_late" change nothing.
+        """
+        # The hot path of the service: flat on purpose.
+        if type(event) is Erase:
+            return self._erase(user, event, time_ms, out)
+        ts_ms = event.ts
+        newest_ms = user.newest_ms
+        horizon_ms = newest_ms - self._max_lateness_ms
+        if ts_ms <= horizon_ms:
+            return "too_late"
+        event_hash = digest(event.event_id)
+        if (event_hash in user.recent or user.spilled is not None) and is_known(
+            user, event_hash, horizon_ms, self.blocks
+        ):
+            return "duplicate"
+        if user.rules != self._rules_id:
+            self._adopt(user, out)
+        if ts_ms >= user.hint_ms or time_ms >= user.hint_ms:
+            self._catch_up(user, ts_ms, time_ms, out)
+        day = self._day(ts_ms)
+        outcome: Outcome = "late"
+        if ts_ms >= user.clock_ms:
+            outcome = "applied"
+            user.clock_ms = ts_ms
+            user.today = day
+        if ts_ms > newest_ms:
+            user.newest_ms = ts_ms
+            horizon_ms = ts_ms - self._max_lateness_ms
+        remember(user, event_hash, ts_ms, horizon_ms, self.blocks)
+        self.take(user, event, day, out)
+        values = self._evaluate(user)
+        if values != user.values:
+            self._emit(user, values, {"kind": "event", "event_id": event.event_id}, out)
+        hint_ms = self._day_start_ms(user.today + 1)
+        instant_ms = self.instant_ms(user)
+        user.hint_ms = instant_ms if instant_ms < hint_ms else hint_ms
+        return outcome
+
+    def fire(self, user: U, time_ms: int, out: Outputs) -> bool:
+        """Fire all deadlines up to ``time_ms``, in order.
+
+        True where the record has to be written: a tag or a warning changed. Otherwise only the
+        clock and the next deadline did, and both are found again from what was written before.
+        """
+        changed = user.rules != self._rules_id
+        if changed:
+            self._adopt(user, out)
+        while (due_ms := self._next_ms(user)) <= time_ms:
+            if due_ms > user.clock_ms:
+                user.clock_ms = due_ms
+                user.today = self._day(due_ms)
+            changed |= self.strike(user, due_ms, out)
+            values = self._evaluate(user)
+            if values != user.values:
+                self._emit(user, values, {"kind": "time"}, out)
+                changed = True
+        return changed
+
+    def deadline_ms(self, user: U) -> int:
+        """The next instant at which something may follow with no event; ``NEVER`` if none."""
+        user.deadline_ms = due_ms = self._next_ms(user)
+        return due_ms
+
+    def _next_ms(self, user: U) -> int:
+        day = NO_DAY
+        for next_turn in self._next_turns:
+            candidate = next_turn(user)
+            if candidate < day:
+                day = candidate
+        due_ms = self._day_start_ms(day)
+        instant_ms = self.instant_ms(user)
+        return instant_ms if instant_ms < due_ms else due_ms
+
+    def _catch_up(self, user: U, ts_ms: int, time_ms: int, out: Outputs) -> None:
+        """Bring the clock to the last deadline before an event, those of no tag included."""
+        self.fire(user, max(ts_ms, time_ms), out)
+        if ts_ms >= time_ms:
+            return  # the event itself moves the clock at least as far
+        today = self._day(time_ms)
+        last = FIRST_DAY
+        for change in self._changes:
+            last = max(last, change.last_turn(user, today))
+            if last == today:
+                break
+        if last > user.today:
+            user.clock_ms = max(user.clock_ms, self._day_start_ms(last))
+            user.today = self._day(user.clock_ms)
+
+    def _erase(self, user: U, event: Event, time_ms: int, out: Outputs) -> Outcome:
+        """Take back every tag, and leave the record as if the user had never been heard of."""
+        if user.rules != self._rules_id:
+            self._adopt(user, out)
+        self._catch_up(user, event.ts, time_ms, out)
+        user.clock_ms = max(user.clock_ms, event.ts)
+        self._emit(user, self._defaults, {"kind": "erase"}, out)
+        forget(user, self.blocks)
+        fresh = self.new(user.user_id)
+        for name in user.__struct_fields__:
+            setattr(user, name, getattr(fresh, name))
+        out.erased.append(user.user_id)
+        return "applied"
+
+    def _adopt(self, user: U, out: Outputs) -> None:
+        """Bring a record to these definitions, as of its clock, before anything else happens."""
+        user.rules = self._rules_id
+        names = {definition.name for definition in self._tags}
+        user.tags = {name: state for name, state in user.tags.items() if name in names}
+        user.values = tuple(
+            user.tags[definition.name].value if definition.name in user.tags else default
+            for definition, default in zip(self._tags, self._defaults, strict=True)
+        )
+        self.adopt(user)
+        values = self._evaluate(user)
+        if values != user.values:
+            self._emit(user, values, {"kind": "rules"}, out)
+
+    def _emit(self, user: U, values: tuple[Any, ...], cause: Cause, out: Outputs) -> None:
+        """Make ``values`` the user's, and a change record of every one that differs."""
+        effective_ms = user.clock_ms
+        effective_at = self.calendar.iso(effective_ms)
+        erased = cause["kind"] == "erase"
+        for position, definition in enumerate(self._tags):
+            value, previous = values[position], user.values[position]
+            if value == previous:
+                continue
+            tag, user_id = definition.name, user.user_id
+            state = user.tags.get(tag)
+            number = state.number + 1 if state else 1
+            user.tags[tag] = TagState(value, effective_ms, number)
+            change = {
+                "change_id": identify(user_id, self.name, tag, number, value, effective_ms, cause),
+                "user_id": user_id,
+                "domain": self.name,
+                "tag": tag,
+                "value": value,
+                "previous": previous,
+                "effective_at": effective_at,
+                "cause": cause,
+                "features": {} if erased else self._evidence[position](user),
+                "rules_version": self._version,
+            }
+            if is_control(tag, user_id, definition.control):
+                change["control"] = True
+            out.changes.append(change)
+        user.values = values
