@@ -1,0 +1,312 @@
+"""The service put together: Faust, ownership, journals, HTTP, metrics. One object, `Tagstream`.
+
+    service = Tagstream(settings, rules, domains)
+    await service.start()      # answers HTTP at once; owns partitions soon after
+    await service.stop()       # commits what has gathered, then lets go
+
+The same object runs on Kafka and on the embedded broker, in a worker, a replay and a test.
+`until_stopped` returns the error that stopped it, if one did.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import faust
+from prometheus_client import CollectorRegistry
+
+from stream.assignor import NumberAssignor
+from stream.chunks import chunk_topic
+from stream.describe import describe_tag, describe_user
+from stream.domains import Domain
+from stream.errors import UsageError
+from stream.events import Decoder, types_of
+from stream.journal import Journal, KafkaJournal
+from stream.membership import Membership
+from stream.metrics import Metrics
+from stream.ownership import Ownership
+from stream.partition import Partition
+from stream.partitioner import partition_for
+from stream.settings import Settings
+from stream.watchdog import Watchdog
+from stream.web import Local, Moving, Refusal, Remote, WebServer
+
+log = logging.getLogger(__name__)
+
+GROUP = "tagstream"
+OUTPUTS = ("tag-changes", "churn-warnings", "dead-letters", "user-tags")
+CHANGELOG = "tagstream-state-changelog"
+
+
+class App(faust.App):
+    """Faust's app with the places that our transport and membership look for."""
+
+    ownership: Ownership
+    buffer_bytes: int
+    settings: Settings
+
+
+class Tagstream:
+    """One worker. ``rules`` are loaded definitions; ``domains`` the sources it reads."""
+
+    def __init__(self, settings: Settings, rules: Any, domains: Mapping[str, Domain]) -> None:
+        self.settings = settings
+        self.rules = rules
+        self.domains = dict(domains)
+        self.metrics = Metrics(
+            CollectorRegistry(),
+            types={name: types_of(domain.events) for name, domain in self.domains.items()},
+            partitions=settings.partitions,
+        )
+        self.metrics.define(
+            rules.version, rules.tags, churn_mode=rules.churn.mode if rules.churn else None
+        )
+        self.error: BaseException | None = None
+        self._stopped = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.app = self._faust()
+        self.ownership = self.app.ownership = Ownership(
+            settings=settings,
+            rules=rules,
+            domains=self.domains,
+            metrics=self.metrics,
+            journal=self._journal,
+            consumer=lambda: self.app.consumer,
+            stop=self._stop_for,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        )
+        self.app.buffer_bytes = self.ownership.budget.buffer_bytes
+        self.watchdog = Watchdog(self)
+        self.metrics.watch(self, loop_lag=self.watchdog.loop_lag)
+        self.web = WebServer(
+            _Front(self), self.metrics, host=settings.web_host, port=settings.web_port
+        )
+
+    def _faust(self) -> App:
+        settings = self.settings
+        app = App(
+            settings.topic(GROUP),
+            broker=settings.faust_broker,
+            store="memory://",
+            datadir=settings.data_dir / "faust",
+            topic_partitions=settings.partitions,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            web_enabled=False,
+            canonical_url=settings.worker_url,
+            stream_wait_empty=False,  # what was not committed is delivered again
+            consumer_group_instance_id=settings.instance_id,
+            broker_session_timeout=settings.session_timeout_ms / 1000,
+            broker_request_timeout=max(90.0, settings.session_timeout_ms / 1000 + 30),
+            broker_heartbeat_interval=min(3.0, settings.session_timeout_ms / 10_000),
+            broker_rebalance_timeout=60.0,
+            broker_max_poll_interval=86_400.0,
+            broker_commit_interval=1.0,
+            TableManager=Membership,
+            PartitionAssignor=NumberAssignor,
+        )
+        app.settings = settings
+        for domain in self.domains.values():
+            topic = chunk_topic(app, settings.topic(domain.name), settings.partitions)
+            name = domain.name
+            domain.attach(app, topic, lambda event, name=name: self._deliver(name, event))
+        return app
+
+    def _deliver(self, name: str, event: Any) -> None:
+        self.ownership.deliver(name, event, self.app.consumer_generation_id)
+
+    def _journal(self, number: int) -> Journal:
+        settings = self.settings
+        changelog = settings.topic(CHANGELOG)
+        if settings.embedded:
+            from stream.local import LocalJournal
+
+            return LocalJournal(self.broker, partition=number, changelog=changelog)
+        return KafkaJournal(
+            settings.client_options(),
+            group=settings.topic(GROUP),
+            changelog=changelog,
+            partition=number,
+        )
+
+    # -- life cycle
+
+    @property
+    def broker(self) -> Any:
+        """The embedded broker."""
+        if not self.settings.embedded:
+            raise UsageError("there is no embedded broker here: TAGSTREAM_BROKER names a Kafka")
+        return self.app.transport.broker
+
+    async def start(self, *, web: bool = True) -> None:
+        """Start everything. Partitions are opened in the background: see `until_ready`."""
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        if web:
+            await self.web.start()
+        await self.watchdog.start()
+        if self.settings.embedded:
+            self._make_topics()
+        await self.app.start()
+        self._tasks.append(asyncio.create_task(self._follow_wall_clock(), name="wall-clock"))
+
+    def _make_topics(self) -> None:
+        for name in [*self.domains, *OUTPUTS, CHANGELOG]:
+            compacted = name in (CHANGELOG, "user-tags")
+            self.broker.create_topic(
+                self.settings.topic(name),
+                self.settings.partitions,
+                {"cleanup.policy": "compact"} if compacted else {},
+            )
+
+    async def _follow_wall_clock(self) -> None:
+        try:
+            await self.ownership.follow_wall_clock()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker
+            self._stop_for(error)
+
+    async def stop(self) -> None:
+        """Commit what has gathered (not after an error), then let everything go."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.ownership.close()
+        await self.app.stop()
+        await self.watchdog.stop()
+        await self.web.stop()
+        self._stopped.set()
+
+    def _stop_for(self, error: BaseException) -> None:
+        if self.error is None:
+            self.error = error
+            self._stopped.set()
+
+    async def until_stopped(self) -> BaseException | None:
+        """Wait until the worker has to stop; the error that says why, if one does."""
+        await self._stopped.wait()
+        return self.error
+
+    async def _unless_stopped(self, work: Any) -> None:
+        """Wait for ``work``, or raise the error that stops the worker before it is done."""
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if self.error is not None:
+                raise self.error
+            await task
+        finally:
+            for pending in (task, stopped):
+                pending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(task, stopped, return_exceptions=True)
+
+    async def until_ready(self) -> None:
+        """Wait until every partition is assigned, open and recovered."""
+        await self._unless_stopped(self.ownership.until_ready())
+
+    async def drained(self) -> None:
+        """Wait until everything in the sources is applied and committed (embedded broker)."""
+        await self._unless_stopped(self._drained())
+
+    async def _drained(self) -> None:
+        while True:
+            await self.ownership.until_ready()
+            for partition in list(self.ownership.partitions.values()):
+                await partition.drain()
+            if all(
+                feed.place.offset >= self.broker.end(feed.topic, partition.number)
+                and partition.is_idle
+                for partition in self.ownership.partitions.values()
+                for feed in partition.feeds.values()
+            ):
+                return
+            await asyncio.sleep(0.002)  # a chunk is on its way to its partition
+
+    async def advance(self, until_ms: int) -> None:
+        """Let event time pass to ``until_ms`` in every partition, and wait for what follows."""
+        for partition in self.ownership.partitions.values():
+            partition.advance(until_ms)
+        await self.drained()
+
+    # -- what a scrape and the watchdog read (`stream/metrics.py`, WorkerView)
+
+    @property
+    def partitions(self) -> Iterable[Partition]:
+        return list(self.ownership.partitions.values())
+
+    @property
+    def ready(self) -> bool:
+        return self.ownership.is_ready
+
+    @property
+    def recovering(self) -> bool:
+        return self.ownership.is_recovering
+
+    @property
+    def recovery_started_ms(self) -> int | None:
+        return self.ownership.recovery_started_ms
+
+    @property
+    def recovery_seconds(self) -> float | None:
+        return self.ownership.recovery_seconds
+
+    @property
+    def recovery_remaining(self) -> int:
+        return 0
+
+
+class _Front:
+    """What HTTP asks of the worker (`stream/web.py`, Worker)."""
+
+    def __init__(self, service: Tagstream) -> None:
+        self._service = service
+        pattern = service.settings.user_id_pattern
+        self._decoders = {
+            name: Decoder(domain.events, pattern) for name, domain in service.domains.items()
+        }
+
+    def ready(self) -> tuple[bool, str]:
+        ownership = self._service.ownership
+        if ownership.is_ready:
+            return True, ""
+        if ownership.is_recovering:
+            return False, "recovering state"
+        return False, "waiting for partitions"
+
+    def alive(self) -> tuple[bool, str]:
+        return self._service.watchdog.alive()
+
+    def owner_of(self, user_id: str) -> Local | Remote | Moving:
+        service = self._service
+        settings, ownership = service.settings, service.ownership
+        number = partition_for(user_id.encode(), settings.partitions, settings.partitioner)
+        if ownership.is_answering(number):
+            return Local()
+        if number in ownership.numbers:
+            return Moving("the partition is being recovered")
+        url = service.app.assignor.owners.get(number)
+        return (
+            Remote(url)
+            if url and url != settings.worker_url
+            else Moving("partitions are being assigned")
+        )
+
+    def user(self, user_id: str) -> dict[str, Any] | None:
+        service = self._service
+        settings, key = service.settings, user_id.encode()
+        number = partition_for(key, settings.partitions, settings.partitioner)
+        partition = service.ownership.partitions[number]
+        return describe_user(user_id, partition.lookup(key), service.domains, service.rules)
+
+    def definitions(self) -> list[dict[str, Any]]:
+        return [describe_tag(definition) for definition in self._service.rules.tags]
+
+    async def submit(self, events: Sequence[bytes]) -> Sequence[Refusal | None] | None:
+        if not self._service.settings.embedded:
+            return None
+        raise UsageError("not yet")

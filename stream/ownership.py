@@ -1,0 +1,343 @@
+"""Which partitions this worker owns, and how it comes to own them and lets them go.
+
+The unit is the partition *number*: partition p of every source, one journal, one store, one
+writer. Opening is not done in the rebalance callback (the consumer's heartbeats stop until
+that returns): the callback closes what left and pauses the rest; fencing, recovery and seeking
+run in a task per partition outside it, and its sources flow once it is open.
+
+From a revocation until the next assignment is known nothing is applied, fired or written.
+Partitions stay open only over consecutive generations of the group: a worker that missed one
+reopens all, for somebody else may have owned them meanwhile.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from stream.domains import Domain
+from stream.errors import Fenced
+from stream.events import Decoder
+from stream.journal import Journal
+from stream.partition import Feed, Metrics, Partition
+from stream.recovery import check_source, recover
+from stream.settings import Settings
+from stream.store import Budget
+from stream.users import Users
+
+log = logging.getLogger(__name__)
+
+WALL_EVERY_S = 0.5  # how often the wall clock is compared with the broker
+
+
+class Backlog(Protocol):
+    """What a consumer says of a source partition (see `stream/chunks.py`)."""
+
+    end: int
+    position: int
+    fetched: int
+
+
+class Consumer(Protocol):
+    """The part of the chunk consumer that ownership steers."""
+
+    async def release(self, positions: Mapping[TP, int]) -> None: ...
+    def hold(self, tps: Iterable[TP]) -> None: ...
+    async def backlog(self, tps: Iterable[TP]) -> dict[TP, Backlog]: ...
+
+
+class OwnershipMetrics(Metrics, Protocol):
+    """What ownership counts besides its partitions."""
+
+    def recovered(self, records: int) -> None: ...
+    def rebalanced(self, seconds: float) -> None: ...
+
+
+class Ownership:
+    """The partitions of one worker.
+
+    ``journal(number)`` makes the journal of a partition, ``consumer()`` is the running chunk
+    consumer; ``stop(error)`` is called once when the worker must stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        rules: Any,
+        domains: Mapping[str, Domain],
+        metrics: OwnershipMetrics,
+        journal: Callable[[int], Journal],
+        consumer: Callable[[], Consumer],
+        stop: Callable[[BaseException], None],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.budget = Budget(settings.memory_mb)
+        self.partitions: dict[int, Partition] = {}
+        self.numbers: frozenset[int] = frozenset()
+        self.recovery_started_ms: int | None = None
+        self.recovery_seconds: float | None = None
+        self._settings = settings
+        self._rules = rules
+        self._domains = domains
+        self._metrics = metrics
+        self._journal = journal
+        self._consumer = consumer
+        self._stop = stop
+        self._now_ms = now_ms
+        self._generation: int | None = None
+        self._assigned = False
+        self._revoked_at = time.monotonic()
+        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._closing: dict[int, asyncio.Task[None]] = {}
+        self._fenced: set[int] = set()
+        self._stopping = False
+        self._changed = asyncio.Event()
+
+    # -- what the group says
+
+    async def revoked(self, numbers: set[int]) -> None:
+        """The group rebalances: until it has, we cannot know what is ours."""
+        self._assigned = False
+        self._revoked_at = time.monotonic()
+        for partition in self.partitions.values():
+            partition.suspend()
+
+    def assigned(self, numbers: set[int], generation: int) -> None:
+        """These are ours now; open, keep and close accordingly, in tasks of their own."""
+        if self._stopping:
+            return
+        missed = self._generation is not None and generation - self._generation > 1
+        self._generation, self.numbers, self._assigned = generation, frozenset(numbers), True
+        self._metrics.rebalanced(time.monotonic() - self._revoked_at)
+        for number in [*self.partitions, *self._opening]:
+            if missed or number not in numbers:
+                self._close_soon(number)
+        for number in self.partitions.keys() & self._fenced:
+            self._stop(Fenced(f"partition {number} was opened by another worker"))
+            return
+        kept = [self.partitions[number] for number in self.partitions.keys() & numbers]
+        for partition in kept:
+            partition.resume()
+        if kept:
+            self._soon(self._release(kept), "release")
+        fresh = numbers - self.partitions.keys() - self._opening.keys()
+        if fresh:
+            self.recovery_started_ms = self._now_ms()
+        for number in sorted(fresh):
+            self._opening[number] = self._soon(self._open(number), f"open-{number}")
+        log.info(
+            "generation %d: owns partitions %s (%d kept, %d to open)",
+            generation,
+            sorted(numbers),
+            len(kept),
+            len(fresh),
+        )
+        self._changed.set()
+
+    def deliver(self, name: str, event: Any, generation: int) -> None:
+        """A chunk from an agent; ``generation`` is the group's now."""
+        message = event.message
+        partition = self.partitions.get(message.partition)
+        if partition is not None and message.generation_id == generation:
+            partition.offer(name, event.value, event.ack)
+
+    # -- opening and closing
+
+    async def _open(self, number: int) -> None:
+        if closing := self._closing.get(number):
+            await closing
+        started = time.monotonic()
+        settings = self._settings
+        journal = self._journal(number)
+        store = None
+        try:
+            await journal.open()
+            recovered = await recover(
+                journal,
+                settings.data_dir / "state" / f"{settings.topic('p')}{number}",
+                number=number,
+                budget=self.budget,
+                settings=settings,
+                timezone=self._rules.timezone,
+                progress=self._metrics.recovered,
+            )
+            store = recovered.store
+            partition = Partition(
+                number,
+                feeds=[self._feed(domain, recovered.store) for domain in self._domains.values()],
+                store=store,
+                journal=journal,
+                applied=recovered.applied,
+                position=recovered.position,
+                settings=settings,
+                allowed_delay_ms=self._rules.allowed_delay_ms,
+                metrics=self._metrics,
+                failed=lambda error: self._partition_failed(number, error),
+                now_ms=self._now_ms,
+            )
+            for feed in partition.feeds.values():
+                await check_source(journal, feed.topic, number, feed.place)
+        except BaseException:
+            await journal.close()
+            if store is not None:
+                store.close()
+            raise
+        partition.start()
+        self.partitions[number] = partition
+        del self._opening[number]
+        seconds = time.monotonic() - started
+        log.info("partition %d open after %.2f s", number, seconds)
+        if not self._opening:
+            self.recovery_seconds = seconds
+            self.recovery_started_ms = None
+        if self._assigned:
+            await self._release([partition])
+        else:
+            partition.suspend()
+        self._changed.set()
+
+    def _feed(self, domain: Domain, store: Any) -> Feed:
+        table = domain.table(self._rules)
+        users = Users(domain.code, table, store, self._users_allowance)
+        decoder = Decoder(domain.events, self._settings.user_id_pattern)
+        topic = self._settings.topic(domain.name)
+        return Feed(domain.name, topic, domain.code, table, decoder, users)
+
+    def _users_allowance(self) -> int:
+        open_users = max(1, len(self.numbers)) * len(self._domains)
+        return self.budget.users_bytes // open_users
+
+    async def _release(self, partitions: Iterable[Partition]) -> None:
+        positions = {
+            TP(feed.topic, partition.number): feed.place.offset
+            for partition in partitions
+            for feed in partition.feeds.values()
+        }
+        await self._consumer().release(positions)
+
+    def _close_soon(self, number: int) -> None:
+        self._fenced.discard(number)
+        opening = self._opening.pop(number, None)
+        partition = self.partitions.pop(number, None)
+        if opening is None and partition is None:
+            return
+
+        async def close() -> None:
+            if opening is not None:
+                opening.cancel()
+                await asyncio.gather(opening, return_exceptions=True)
+            if partition is not None:
+                await partition.close()
+            self._closing.pop(number, None)
+
+        if partition is not None:
+            partition.suspend()
+        self._closing[number] = self._soon(close(), f"close-{number}")
+
+    def _partition_failed(self, number: int, error: BaseException) -> None:
+        if isinstance(error, Fenced):
+            if self._assigned and number not in self.numbers:
+                self._close_soon(number)
+                return
+            if not self._assigned:
+                # Whether it is still ours is what the rebalance will say.
+                self._fenced.add(number)
+                return
+        self._fail(error)
+
+    def _soon(self, work: Any, name: str) -> asyncio.Task[None]:
+        async def guarded() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker
+                self._fail(error)
+
+        return asyncio.create_task(guarded(), name=name)
+
+    def _fail(self, error: BaseException) -> None:
+        for partition in self.partitions.values():
+            partition.suspend()
+        if not self._stopping:
+            self._stopping = True
+            self._stop(error)
+
+    async def close(self) -> None:
+        """Let all go; what has gathered is committed first, unless the worker failed."""
+        if not self._stopping and self._assigned:
+            drains = [partition.flush_now() for partition in self.partitions.values()]
+            await asyncio.gather(*drains)
+        self._stopping = True
+        for number in [*self.partitions, *self._opening]:
+            self._close_soon(number)
+        await asyncio.gather(*self._closing.values(), return_exceptions=True)
+
+    # -- the state of things
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether a partition of ours is not open yet."""
+        return bool(self._opening)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the assignment is known and every partition of it is open."""
+        return self._assigned and self.numbers <= self.partitions.keys()
+
+    def is_answering(self, number: int) -> bool:
+        """Whether look-ups of this partition's users are answered here, now."""
+        return self._assigned and number in self.numbers and number in self.partitions
+
+    async def until_ready(self) -> None:
+        """Wait for `is_ready`."""
+        while not self.is_ready:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def follow_wall_clock(self) -> None:
+        """For ever: let idle sources follow the wall clock, once they are proven to have no lag.
+
+        Wall time w counts only once an answer to a request made at or after w showed that the
+        consumer's position is the end of the source, and all before it is applied. While the
+        broker does not answer, or records wait, time stands still.
+        """
+        while True:
+            await asyncio.sleep(WALL_EVERY_S)
+            try:
+                await self._follow_wall_clock_once()
+            except (KafkaError, TimeoutError, OSError) as error:
+                log.info(
+                    "the wall clock waits: the broker does not answer (%s)", type(error).__name__
+                )
+
+    async def _follow_wall_clock_once(self) -> None:
+        if not self._assigned:
+            return
+        wanted = {
+            TP(feed.topic, partition.number): (partition, feed)
+            for partition in self.partitions.values()
+            for feed in partition.feeds.values()
+        }
+        if not wanted:
+            return
+        wall_ms = self._now_ms()
+        generation = self._generation
+        backlog = await self._consumer().backlog(list(wanted))
+        if not self._assigned or self._generation != generation:
+            return
+        for tp, (partition, feed) in wanted.items():
+            heard = backlog.get(tp)
+            if heard is None or self.partitions.get(partition.number) is not partition:
+                continue
+            if heard.position == heard.end and feed.place.offset >= heard.fetched:
+                feed.lag = 0
+                if self._settings.time == "wall":
+                    partition.reach(feed.name, wall_ms)
+            else:
+                feed.lag = max(1, heard.end - feed.place.offset)

@@ -1,0 +1,622 @@
+"""A partition while this worker owns it: state, time, deadlines, and one transaction per flush.
+
+Two tasks share a partition on the event loop. The *applier* takes chunks in order, applies
+them to the users in memory and fires deadlines that are due, in bounded slices between the
+chunks. The *writer* commits what has gathered: while one transaction is under way the next
+one gathers (group commit), so an idle partition answers in milliseconds and a busy one
+writes rarely, at the latest `flush_ms` after the first thing that waits.
+
+A flush is one transaction of outputs, rows and source positions; RocksDB is written after
+it, chunks are acknowledged after that. Whatever fails in between leaves nothing visible,
+and the next owner goes on from the last position committed.
+
+This file knows no feature, no Kafka and no Faust.
+"""
+
+import asyncio
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from zoneinfo import ZoneInfo
+
+import msgspec
+import orjson
+
+from stream.errors import SourceTrimmed
+from stream.events import Code, Rejected, dead_letter
+from stream.journal import Journal, Row
+from stream.metrics import ALL, value_label
+from stream.partitioner import partition_for
+from stream.settings import Settings
+from stream.store import DEADLINE_BYTES, META, NEVER, IndexChange, Store, index_key
+from stream.users import Table, Users
+
+POSITION = META + b"position"
+FUTURE_MS = 300_000  # an event further ahead of the wall clock is refused
+SLICE = 200  # deadlines fired between two chunks: a few milliseconds
+PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
+FULL_CHUNK = 2_000  # a chunk of this many records says that more is waiting
+
+
+class Place(msgspec.Struct, array_like=True):
+    """Where a source stands: its part of the position row."""
+
+    offset: int = 0  # of the next record to apply
+    timestamp: int = 0  # of the last record applied
+    crc: int = 0  # CRC-32 of key and value of the last record applied
+    newest_ms: int = -1  # largest event time applied; -1: none yet
+    time_ms: int = -1  # the time reached; -1: none yet
+
+
+class Position(msgspec.Struct, array_like=True):
+    """The position row, last in every transaction of a partition.
+
+    ``incarnation`` names the changelog, so that a disk of another one is recognised.
+    """
+
+    incarnation: str
+    partitions: int
+    partitioner: str
+    timezone: str
+    places: dict[str, Place]
+    population: list[tuple[str, str, int]]  # tag, value, users
+
+
+_encode_position = msgspec.msgpack.Encoder().encode
+decode_position = msgspec.msgpack.Decoder(Position).decode
+
+
+class Chunk(Protocol):
+    """What is delivered (see `stream/chunks.py`)."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    records: list[Any]
+    size: int
+
+
+class Metrics(Protocol):
+    """What a partition counts (see `stream/metrics.py`)."""
+
+    def events(self, domain: str, outcomes: Mapping[tuple[str, str], int]) -> None: ...
+    def batch(self, domain: str, stage: str, seconds: float) -> None: ...
+    def transitions(self, changes: Any) -> None: ...
+    def warnings(self, records: Any) -> None: ...
+    def event_to_change(self, domain: str, weighted: Any) -> None: ...
+    def deadlines_fired(self, domain: str, number: int) -> None: ...
+
+
+class Outputs:
+    """What the domains' logic says while it runs: JSON-ready records, in order."""
+
+    __slots__ = ("changes", "erased", "warnings")
+
+    def __init__(self) -> None:
+        self.changes: list[dict[str, Any]] = []
+        self.warnings: list[dict[str, Any]] = []
+        self.erased: list[Any] = []
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What the next transaction will say, and whom to thank for it."""
+
+    out: Outputs = field(default_factory=Outputs)
+    dead: list[Row] = field(default_factory=list)
+    chunks: list[Callable[[], object]] = field(default_factory=list)  # acknowledge them
+    causes: list[tuple[str, int]] = field(default_factory=list)  # domain, append time of a cause
+    events: int = 0
+    since: float | None = None  # monotonic time of the first thing that waits
+    more: bool = False  # the last chunk was full: more of them wait
+
+
+class Feed:
+    """One domain's source in the partition: where it is, its time, its users."""
+
+    def __init__(
+        self, name: str, topic: str, code: bytes, table: Table, decoder: Any, users: Users
+    ) -> None:
+        self.name = name
+        self.topic = topic
+        self.code = code
+        self.table = table
+        self.decoder = decoder
+        self.users = users
+        self.place = Place()
+        #: No entry of the deadline index lies before this.
+        self.floor_ms = 0
+        #: The index is scanned from here: what lies before waits for its flush.
+        self.cursor: bytes | None = None
+        self.lag: int | None = None  # records not applied yet, as last heard from the broker
+        self.committed_offset: int | None = None
+        #: Entries of the deadline index; counted when opened and kept from then on.
+        self.deadlines_pending = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a deadline may be due."""
+        return self.place.time_ms >= self.floor_ms
+
+    # What a scrape reads (`stream/metrics.py`, DomainView)
+
+    @property
+    def time_ms(self) -> int | None:
+        return self.place.time_ms if self.place.time_ms >= 0 else None
+
+    @property
+    def applied_offset(self) -> int:
+        return self.place.offset
+
+    @property
+    def next_deadline_ms(self) -> int | None:
+        return self.floor_ms if self.floor_ms < NEVER else None
+
+    @property
+    def state_bytes(self) -> int:
+        return self.users.state_bytes
+
+
+class Partition:
+    """One open partition. Make it with everything recovered; then `start`.
+
+    ``failed`` is called once with the exception when a task of the partition dies: the worker
+    must stop, and nothing more of this partition becomes visible.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        feeds: Sequence[Feed],
+        store: Store,
+        journal: Journal,
+        applied: int,
+        position: Position,
+        settings: Settings,
+        allowed_delay_ms: int,
+        metrics: Metrics,
+        failed: Callable[[BaseException], None],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.number = number
+        self.feeds = {feed.name: feed for feed in feeds}
+        self.store = store
+        self.journal = journal
+        self.applied = applied
+        self.position = position
+        self.population = {(tag, value): n for tag, value, n in position.population}
+        self._settings = settings
+        self._delay_ms = allowed_delay_ms
+        self._metrics = metrics
+        self._failed = failed
+        self._now_ms = now_ms
+        self._zone = ZoneInfo(position.timezone)
+        self._wall = settings.time == "wall"
+        self._flush_s = settings.flush_ms / 1000
+        self._changelog = settings.topic("tagstream-state-changelog")
+        self._topics = {
+            name: settings.topic(name) for name in ("tag-changes", "churn-warnings", "dead-letters")
+        }
+        self._gathered = Gathered()
+        self._waiting: deque[tuple[str, Chunk, Callable[[], object]]] = deque()
+        self._apply_soon = asyncio.Event()
+        self._write_soon = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._written = asyncio.Event()
+        self._suspended = False
+        self._leaving = False
+        self._writing = False
+        self._time_persisted_at = time.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+        for feed in feeds:
+            feed.place = position.places.setdefault(feed.name, Place())
+            feed.floor_ms = store.first_due(feed.code, index_key(feed.code, 0, b""))
+            feed.deadlines_pending = store.count_deadlines(feed.code)
+
+    @property
+    def domains(self) -> Mapping[str, Feed]:
+        """The feeds by name, as a scrape reads them."""
+        return self.feeds
+
+    # -- life cycle
+
+    def start(self) -> None:
+        """Begin to apply and to write."""
+        self._tasks = [
+            asyncio.create_task(self._guard(self._applier()), name=f"apply-{self.number}"),
+            asyncio.create_task(self._guard(self._writer()), name=f"write-{self.number}"),
+        ]
+
+    async def _guard(self, work: Any) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker
+            # Nothing that gathered may become visible after this.
+            self.suspend()
+            self._failed(error)
+
+    def suspend(self) -> None:
+        """Apply, fire and write nothing until `resume`: we may not be the owner any more."""
+        self._suspended = True
+        self._waiting.clear()
+        self._written.set()
+
+    def resume(self) -> None:
+        """Go on where we were."""
+        self._suspended = False
+        self._apply_soon.set()
+        self._write_soon.set()
+
+    async def close(self) -> None:
+        """Let go at once. What has gathered but not been committed is for the next owner."""
+        self.suspend()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.journal.close()
+        self.store.close()
+
+    async def flush_now(self) -> None:
+        """Commit what has gathered, take no more; for a worker that leaves in good order."""
+        self._leaving = True
+        self._waiting.clear()
+        while not self._suspended and (self._writing or self._gathered.since is not None):
+            self._written.clear()
+            self._write_soon.set()
+            await self._written.wait()
+
+    async def drain(self) -> None:
+        """Wait until all that was handed over is applied, fired and committed."""
+        while not self._suspended and not self.is_idle:
+            self._idle.clear()
+            if self.is_idle:
+                return
+            await self._idle.wait()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits: no chunk, no deadline that is due, nothing to commit."""
+        return not (
+            self._waiting
+            or self._writing
+            or self._gathered.since is not None
+            or any(feed.is_due for feed in self.feeds.values())
+        )
+
+    def lookup(self, key: bytes) -> dict[str, Any]:
+        """The user's records by domain, as of the time reached: copies, for reading only."""
+        records: dict[str, Any] = {}
+        for feed in self.feeds.values():
+            user, table = feed.users.peek(key), feed.table
+            if user is not None and user.newest_ms >= 0:
+                copy = table.decode(table.encode(user))
+                table.fire(copy, feed.place.time_ms, Outputs())
+                records[feed.name] = copy
+        return records
+
+    # -- what comes in
+
+    def offer(self, name: str, chunk: Chunk, ack: Callable[[], object]) -> None:
+        """Take a chunk; ``ack`` is called once all that follows from it is committed."""
+        if self._suspended or self._leaving:
+            return  # fetched under an ownership that has ended: it will be delivered again
+        self._waiting.append((name, chunk, ack))
+        self._apply_soon.set()
+
+    def reach(self, name: str, wall_ms: int) -> None:
+        """The wall clock counts for this source: everything before ``wall_ms`` is applied."""
+        if not self._suspended:
+            self._move_time(self.feeds[name], wall_ms - self._delay_ms)
+
+    def advance(self, until_ms: int) -> None:
+        """Let event time pass to ``until_ms`` in every domain (the end of a replay)."""
+        for feed in self.feeds.values():
+            self._move_time(feed, until_ms)
+
+    def _move_time(self, feed: Feed, time_ms: int) -> None:
+        if time_ms > feed.place.time_ms:
+            feed.place.time_ms = time_ms
+            if feed.is_due:
+                self._apply_soon.set()
+            elif time.monotonic() - self._time_persisted_at > PERSIST_TIME_S:
+                self._gather()
+
+    async def _applier(self) -> None:
+        while True:
+            if self._suspended or self._leaving or not self._has_room():
+                pass
+            elif self._waiting:
+                name, chunk, ack = self._waiting.popleft()
+                self._apply(self.feeds[name], chunk)
+                self._gathered.chunks.append(ack)
+                self._fire_slice()
+                await asyncio.sleep(0)
+                continue
+            elif self._fire_slice():
+                await asyncio.sleep(0)
+                continue
+            if self.is_idle:
+                self._idle.set()
+            self._apply_soon.clear()
+            await self._apply_soon.wait()
+
+    def _has_room(self) -> bool:
+        return not any(feed.users.is_crowded for feed in self.feeds.values())
+
+    def _apply(self, feed: Feed, chunk: Chunk) -> None:
+        place, records = feed.place, chunk.records
+        if chunk.start > place.offset:
+            raise SourceTrimmed(
+                f"{feed.topic}[{self.number}]: records {place.offset} to {chunk.start - 1} were"
+                " never delivered; restart the worker, which checks the topic and goes on"
+                " from its own position"
+            )
+        if records and records[0].offset < place.offset:  # delivered again
+            records = [record for record in records if record.offset >= place.offset]
+        if not records:
+            place.offset = max(place.offset, chunk.end)
+            return
+        started = time.perf_counter()
+        decoded = feed.decoder.decode_chunk(records)
+        applying = time.perf_counter()
+        gathered = self._gather()
+        now_ms = self._now_ms()
+        latest_ms, cap_ms = (now_ms + FUTURE_MS, now_ms) if self._wall else (NEVER, NEVER)
+        newest_ms, time_ms, delay_ms = place.newest_ms, place.time_ms, self._delay_ms
+        users, apply, out = feed.users, feed.table.apply, gathered.out
+        young, changed, changes = users.young, users.changed, out.changes
+        said = len(changes)
+        counts: dict[tuple[str, str], int] = {}
+        for record, event in zip(records, decoded, strict=True):
+            if event.__class__ is Rejected:
+                self._refuse(feed, record, event.code, event.detail)
+                count: tuple[str, str] = (event.type, event.code)
+                counts[count] = counts.get(count, 0) + 1
+                continue
+            ts_ms = event.ts
+            user = young.get(record.key)
+            if user is None or ts_ms > latest_ms:
+                refused = self._misplaced(record.key, ts_ms, latest_ms)
+                if refused:
+                    self._refuse(feed, record, *refused)
+                    count = (event.__struct_config__.tag, refused[0])
+                    counts[count] = counts.get(count, 0) + 1
+                    continue
+                user = users.load(record.key) or users.add(record.key, event.user_id)
+            outcome = apply(user, event, time_ms, out)
+            count = (event.__struct_config__.tag, outcome)
+            counts[count] = counts.get(count, 0) + 1
+            if outcome == "applied" or outcome == "late":
+                changed[record.key] = user
+                if ts_ms > newest_ms:
+                    newest_ms = ts_ms
+                    reached_ms = (ts_ms if ts_ms < cap_ms else cap_ms) - delay_ms
+                    if reached_ms > time_ms:
+                        time_ms = reached_ms
+            elif outcome == "too_late":
+                self._refuse(feed, record, "too_late", "ts: behind the user's newest event")
+            if len(changes) != said:
+                said = len(changes)
+                changed[record.key] = user
+                gathered.causes.append((feed.name, record.timestamp))
+        last = records[-1]
+        place.offset, place.timestamp, place.crc = chunk.end, last.timestamp, fingerprint(last)
+        place.newest_ms, place.time_ms = newest_ms, time_ms
+        gathered.events += len(records)
+        gathered.more = len(chunk.records) >= FULL_CHUNK
+        self._metrics.events(feed.name, counts)
+        self._metrics.batch(feed.name, "decode", applying - started)
+        self._metrics.batch(feed.name, "apply", time.perf_counter() - applying)
+
+    def _misplaced(self, key: bytes, ts_ms: int, latest_ms: int) -> tuple[Code, str] | None:
+        settings = self._settings
+        owner = partition_for(key, settings.partitions, settings.partitioner)
+        if owner != self.number:
+            return (
+                "wrong_partition",
+                f"{settings.partitioner} puts this key into partition {owner}",
+            )
+        if ts_ms > latest_ms:
+            return "future", "ts: more than 5 minutes ahead of the clock"
+        return None
+
+    def _refuse(self, feed: Feed, record: Any, code: Code, detail: str) -> None:
+        letter = dead_letter(
+            code,
+            detail,
+            topic=feed.topic,
+            partition=self.number,
+            offset=record.offset,
+            timestamp=record.timestamp,
+            value=record.value,
+        )
+        self._gather().dead.append((record.key, letter))
+
+    # -- time passing
+
+    def _fire_slice(self) -> bool:
+        """Fire a bounded number of deadlines that are due; whether there were any."""
+        fired = False
+        for feed in self.feeds.values():
+            if feed.is_due and self._has_room():
+                fired |= self._fire(feed)
+        return fired
+
+    def _fire(self, feed: Feed) -> bool:
+        users, table, time_ms = feed.users, feed.table, feed.place.time_ms
+        start = feed.cursor or index_key(feed.code, feed.floor_ms, b"")
+        due = self.store.due(feed.code, start, time_ms, SLICE)
+        if not due:
+            # What lies before the cursor goes with the flush of the users that wait for it.
+            feed.floor_ms = self.store.first_due(feed.code, start)
+            return False
+        out = self._gathered.out
+        said = len(out.changes) + len(out.warnings)
+        index: list[IndexChange] = []
+        for entry in due:
+            key = entry[2 + DEADLINE_BYTES :]
+            user = users.young.get(key) or users.load(key)
+            if user is None:
+                index.append((entry, False))  # erased since
+                continue
+            indexed_ms = user.deadline_ms
+            is_stale = entry != index_key(feed.code, indexed_ms, key)
+            if table.fire(user, time_ms, out) or users.is_waiting(key):
+                users.changed[key] = user
+                if is_stale:
+                    index.append((entry, False))
+                continue
+            # Nothing changed but the next deadline: no row, no transaction.
+            index.append((entry, False))
+            next_ms = table.deadline_ms(user)
+            if next_ms < NEVER and not (is_stale and next_ms == indexed_ms):
+                index.append((index_key(feed.code, next_ms, key), True))
+        if index:
+            self.store.write_index(index)
+            feed.deadlines_pending += _growth(feed.code, index)
+        feed.cursor = due[-1] + b"\0"
+        if users.changed or len(out.changes) + len(out.warnings) != said:
+            self._gather()
+        self._metrics.deadlines_fired(feed.name, len(due))
+        return True
+
+    # -- committing
+
+    def _gather(self) -> Gathered:
+        gathered = self._gathered
+        if gathered.since is None:
+            gathered.since = time.monotonic()
+        self._write_soon.set()
+        return gathered
+
+    async def _writer(self) -> None:
+        while True:
+            wait_s = self._wait_s()
+            if wait_s is None:
+                self._write_soon.clear()
+                await self._write_soon.wait()
+            elif wait_s > 0:
+                self._write_soon.clear()
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await self._write_soon.wait()
+                except TimeoutError:
+                    continue
+            else:
+                await self._flush()
+
+    def _wait_s(self) -> float | None:
+        """Seconds until the next transaction should start; None: nothing to write."""
+        gathered = self._gathered
+        if self._suspended or gathered.since is None:
+            return None
+        if (gathered.more or self._waiting) and self._has_room() and not self._leaving:
+            return gathered.since + self._flush_s - time.monotonic()
+        return 0.0
+
+    async def _flush(self) -> None:
+        gathered, self._gathered = self._gathered, Gathered()
+        self._writing = True
+        started = time.perf_counter()
+        changelog: list[tuple[bytes, bytes | None]] = []
+        index: list[IndexChange] = []
+        for feed in self.feeds.values():
+            rows, entries = feed.users.take()
+            changelog += rows
+            index += entries
+        changes, warnings = gathered.out.changes, gathered.out.warnings
+        self._count_population(changes)
+        self.position.population = [(t, v, n) for (t, v), n in self.population.items()]
+        changelog.append((POSITION, _encode_position(self.position)))
+        committed_at = {feed.name: feed.place.offset for feed in self.feeds.values()}
+        emitted_at = datetime.fromtimestamp(self._now_ms() / 1000, self._zone).isoformat(
+            timespec="milliseconds"
+        )
+        outputs: dict[str, Sequence[Row]] = {}
+        for topic, records in (("tag-changes", changes), ("churn-warnings", warnings)):
+            if records:
+                outputs[self._topics[topic]] = [
+                    (
+                        record["user_id"].encode(),
+                        orjson.dumps({**record, "emitted_at": emitted_at}),
+                    )
+                    for record in records
+                ]
+        if gathered.dead:
+            outputs[self._topics["dead-letters"]] = gathered.dead
+        outputs[self._changelog] = changelog
+        encoded = time.perf_counter()
+        applied = await self.journal.commit(outputs)
+        committed = time.perf_counter()
+        self.store.write(changelog, index, applied)
+        self.applied = applied
+        for feed in self.feeds.values():
+            feed.users.written(gathered.events)
+            feed.cursor = None
+            feed.floor_ms = min(feed.floor_ms, _earliest(feed.code, index))
+            feed.deadlines_pending += _growth(feed.code, index)
+            feed.committed_offset = committed_at[feed.name]
+        self._writing = False
+        self._time_persisted_at = time.monotonic()
+        for ack in gathered.chunks:
+            ack()
+        self._count(
+            gathered, encoded - started, committed - encoded, time.perf_counter() - committed
+        )
+        self._written.set()
+        self._apply_soon.set()
+
+    def _count(
+        self, gathered: Gathered, encode_s: float, commit_s: float, persist_s: float
+    ) -> None:
+        metrics, now_ms = self._metrics, self._now_ms()
+        metrics.batch(ALL, "encode", encode_s)
+        metrics.batch(ALL, "commit", commit_s)
+        metrics.batch(ALL, "persist", persist_s)
+        metrics.transitions(
+            (c["tag"], c["previous"], c["value"], c["cause"]["kind"]) for c in gathered.out.changes
+        )
+        metrics.warnings(
+            (w["status"], w["mode"], w["level"], w["control"], w["right"], w["returned_from"])
+            for w in gathered.out.warnings
+        )
+        waits: dict[str, list[tuple[float, int]]] = {}
+        for name, appended_ms in gathered.causes:
+            waits.setdefault(name, []).append((max(0, now_ms - appended_ms) / 1000, 1))
+        for name, weighted in waits.items():
+            metrics.event_to_change(name, weighted)
+
+    def _count_population(self, changes: list[dict[str, Any]]) -> None:
+        population = self.population
+        for change in changes:
+            for value, step in ((change["previous"], -1), (change["value"], 1)):
+                if value is not None and value is not False:
+                    key = (change["tag"], value_label(value))
+                    population[key] = population.get(key, 0) + step
+
+
+def fingerprint(record: Any) -> int:
+    """CRC-32 of a record's key and value."""
+    return zlib.crc32(record.value or b"", zlib.crc32(record.key or b""))
+
+
+def _earliest(code: bytes, index: Sequence[IndexChange]) -> int:
+    """The earliest deadline of this domain that is being put into the index."""
+    head = 2 + DEADLINE_BYTES
+    return min(
+        (int.from_bytes(key[2:head], "big") for key, kept in index if kept and key[1:2] == code),
+        default=NEVER,
+    )
+
+
+def _growth(code: bytes, index: Sequence[IndexChange]) -> int:
+    """How many entries more the index of this domain has after these changes."""
+    return sum(1 if kept else -1 for key, kept in index if key[1:2] == code)

@@ -1,0 +1,223 @@
+"""Opening a partition's state: the disk checked against the changelog, and brought up to it.
+
+The changelog is the truth; the disk is a cache that says up to where it is true. Every
+transaction ends with the position row, so the record before the disk's place is the
+position row that the disk holds, unless a later one has replaced it; its incarnation tells
+whether this is the changelog that the disk was made from.
+
+What can be rebuilt without losing or repeating anything is rebuilt, and said in one line.
+What cannot raises a `StateError` with the remedy. Never a guess, never silence.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stream.errors import LayoutChanged, SourceRemade, SourceTrimmed, StateError
+from stream.journal import Journal
+from stream.partition import POSITION, Place, Position, decode_position, fingerprint
+from stream.settings import Settings
+from stream.store import Budget, Store
+
+log = logging.getLogger(__name__)
+
+#: A disk unused for longer may have missed tombstones that compaction has removed since:
+#: `tagstream topics` keeps them for seven days.
+TOMBSTONES_KEPT_MS = 6 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """State that is true up to ``applied``, and where its sources stand."""
+
+    store: Store
+    applied: int
+    position: Position
+
+
+async def recover(
+    journal: Journal,
+    path: Path,
+    *,
+    number: int,
+    budget: Budget,
+    settings: Settings,
+    timezone: str,
+    progress: Callable[[int], None],
+) -> Recovered:
+    """Open the disk in ``path`` and read what the changelog has beyond it.
+
+    ``progress(n)`` is called with the number of changelog records just read.
+
+    Raises:
+        LayoutChanged: partition count, partitioner or time zone are not the state's.
+        StateError: disk and changelog contradict each other and no rebuild is safe.
+    """
+    name = f"{settings.topic('tagstream-state-changelog')}[{number}]"
+    first, end = await journal.bounds()
+    store = _open(path, budget)
+    applied = store.applied
+    if applied is not None and (reason := await _distrust(journal, store, applied, first, end)):
+        if first == end:
+            store.close()
+            raise StateError(
+                f"{path}: {reason}, and {name} is empty: it was deleted or made anew, so this"
+                " disk is the only copy of the state. Restore the topic; or, to begin again from"
+                " the sources, delete the directory and every output topic"
+            )
+        log.warning("%s: %s; rebuilding it from %s", path, reason, name)
+        store = _anew(store, path, budget)
+        applied = None
+    if applied is None:
+        applied = await _rebuild(journal, store, first, end, progress)
+    else:
+        applied = await _catch_up(journal, store, applied, end, progress)
+    raw = store.get(POSITION)
+    if raw is None and applied:
+        raise StateError(f"{name}: no position row among its records: this is not our changelog")
+    position = decode_position(raw) if raw is not None else _first_position(settings, timezone)
+    _check_layout(position, settings, timezone, name)
+    return Recovered(store, applied, position)
+
+
+async def check_source(journal: Journal, topic: str, number: int, place: Place) -> None:
+    """Compare a source topic with the position taken from it.
+
+    Raises:
+        SourceTrimmed: records after our position are gone.
+        SourceRemade: the last record applied is not the one at that offset now.
+    """
+    source = await journal.source(topic, place.offset)
+    where = f"{topic}[{number}]"
+    again = (
+        "To begin again with what the topic holds now, give TAGSTREAM_TOPIC_PREFIX a new value,"
+        " create the topics and feed the events again"
+    )
+    if place.offset == 0:
+        place.offset = source.first
+        return
+    if source.first > place.offset:
+        raise SourceTrimmed(
+            f"{where}: records {place.offset} to {source.first - 1} were deleted before they"
+            f" were applied: raise the topic's retention. {again}"
+        )
+    if source.end < place.offset:
+        raise SourceRemade(
+            f"{where}: ends at {source.end}, but {place.offset} records were applied: the topic"
+            f" was deleted and made anew, or cut. {again}"
+        )
+    if source.first < place.offset and (
+        source.record is None
+        or source.record.timestamp != place.timestamp
+        or fingerprint(source.record) != place.crc
+    ):
+        raise SourceRemade(
+            f"{where}: the record at {place.offset - 1} is not the one that was applied: the"
+            f" topic was deleted and filled again. {again}"
+        )
+
+
+def _open(path: Path, budget: Budget) -> Store:
+    try:
+        return Store.open(path, budget)
+    except StateError as error:
+        text = str(error)
+        if "lock" in text.lower():
+            raise StateError(
+                f"{path}: another process has it open; every worker needs a TAGSTREAM_DATA_DIR"
+                " of its own"
+            ) from error
+        if "Corruption" not in text:
+            raise  # a full or read-only disk, say: nothing that a rebuild would mend
+        log.warning("%s; rebuilding it from the changelog", text)
+        Store.destroy(path)
+        return Store.open(path, budget)
+
+
+def _anew(store: Store, path: Path, budget: Budget) -> Store:
+    store.close()
+    Store.destroy(path)
+    return Store.open(path, budget)
+
+
+async def _distrust(
+    journal: Journal, store: Store, applied: int, first: int, end: int
+) -> str | None:
+    """Why this disk must not be built upon; None if it may."""
+    used_ms = store.used_ms or 0
+    if time.time() * 1000 - used_ms > TOMBSTONES_KEPT_MS:
+        return "last used too long ago: it may have missed deletions"
+    if end < applied:
+        return f"is at {applied}, but the changelog ends at {end}"
+    raw = store.get(POSITION)
+    if raw is None:
+        return "holds no position"
+    async with contextlib.aclosing(journal.read(max(first, applied - 1), end)) as batches:
+        async for records, _ in batches:
+            for record in records:
+                if record.key != POSITION or record.value is None:
+                    continue
+                if record.offset == applied - 1:
+                    same = record.value == raw
+                else:
+                    theirs, ours = decode_position(record.value), decode_position(raw)
+                    same = theirs.incarnation == ours.incarnation
+                return None if same else "was made from another changelog"
+    return "is not found in the changelog"
+
+
+async def _rebuild(
+    journal: Journal, store: Store, first: int, end: int, progress: Callable[[int], None]
+) -> int:
+    applied = 0
+    async for records, _ in journal.read(first, end):
+        store.restore_rows({record.key: record.value for record in records})
+        applied = records[-1].offset + 1
+        progress(len(records))
+        await asyncio.sleep(0)
+    if applied:
+        store.rebuild(applied)
+    return applied
+
+
+async def _catch_up(
+    journal: Journal, store: Store, applied: int, end: int, progress: Callable[[int], None]
+) -> int:
+    async for records, _ in journal.read(applied, end):
+        rows: dict[bytes, Any] = {record.key: record.value for record in records}
+        applied = records[-1].offset + 1
+        store.restore(rows, applied)
+        progress(len(records))
+        await asyncio.sleep(0)
+    return applied
+
+
+def _first_position(settings: Settings, timezone: str) -> Position:
+    return Position(
+        incarnation=uuid.uuid4().hex,
+        partitions=settings.partitions,
+        partitioner=settings.partitioner,
+        timezone=timezone,
+        places={},
+        population=[],
+    )
+
+
+def _check_layout(position: Position, settings: Settings, timezone: str, name: str) -> None:
+    for what, have, want, how in (
+        ("partitions", position.partitions, settings.partitions, "TAGSTREAM_PARTITIONS"),
+        ("the partitioner", position.partitioner, settings.partitioner, "TAGSTREAM_PARTITIONER"),
+        ("the time zone", position.timezone, timezone, "timezone in tags.yaml"),
+    ):
+        if have != want:
+            raise LayoutChanged(
+                f"{name}: the state was made with {what} {have}, not {want}. Set {how} back; or,"
+                " to change it, give TAGSTREAM_TOPIC_PREFIX a new value, create the topics and"
+                " feed the events again"
+            )

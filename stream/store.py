@@ -1,0 +1,268 @@
+"""One partition's RocksDB: a cache of its changelog that survives restarts.
+
+Keys, by their first byte:
+
+    r + domain code + user id            a user's record   value: deadline (8 bytes) + record
+    b + domain code + number + user id   a block of ids    (as `tables/dedup.py` asks for them)
+    m + name                             a row about the partition itself (positions, layout)
+    d + domain code + deadline + user id the deadline index, no value
+    x + name                             about this disk, not in the changelog
+
+Rows under r, b and m are the changelog's, byte for byte. The index is derived from the
+deadline in front of each record and written in the same WriteBatch; an entry is a hint,
+so a stale one costs a look-up and nothing else. ``x applied`` is the changelog position up
+to which all rows are true.
+
+This file knows bytes and RocksDB. It knows no user, no feature, no Kafka.
+"""
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import cast
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteBufferManager,
+    WriteOptions,
+)
+
+from stream.errors import StateError
+
+RECORD, BLOCK, META, INDEX, DISK = b"r", b"b", b"m", b"d", b"x"
+_APPLIED, _USED = DISK + b"applied", DISK + b"used"
+DEADLINE_BYTES = 8
+#: A deadline that never comes; no index entry is kept for it.
+NEVER = 2**62
+
+Row = tuple[bytes, bytes | None]
+#: An index entry to write: (key, whether it is put or deleted).
+IndexChange = tuple[bytes, bool]
+
+
+def record_key(code: bytes, user: bytes) -> bytes:
+    """Key of a user's record."""
+    return RECORD + code + user
+
+
+def index_key(code: bytes, deadline_ms: int, user: bytes) -> bytes:
+    """Key of an index entry. Big-endian, so that RocksDB's byte order is time order."""
+    return INDEX + code + deadline_ms.to_bytes(DEADLINE_BYTES, "big") + user
+
+
+def deadline_of(value: bytes) -> int:
+    """The deadline in front of a user's record."""
+    return int.from_bytes(value[:DEADLINE_BYTES], "big")
+
+
+class Budget:
+    """The memory that all partitions of a process share: RocksDB's part of it.
+
+    Half of ``TAGSTREAM_MEMORY_MB`` is for decoded users, a quarter for RocksDB's block cache
+    with its write buffers charged to it, the rest for chunks and batches under way.
+    """
+
+    def __init__(self, memory_mb: int) -> None:
+        total = memory_mb << 20
+        self.users_bytes = total // 2
+        self.buffer_bytes = total // 8
+        rocksdb = total // 4
+        self.cache = Cache(rocksdb)
+        self.write_buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
+            rocksdb // 2, False, self.cache
+        )
+
+    def options(self) -> Options:
+        """RocksDB options of one partition within the budget."""
+        table = BlockBasedOptions()
+        table.set_block_cache(self.cache)
+        table.set_cache_index_and_filter_blocks(True)
+        table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+        # Most look-ups of a new user find nothing: ten bits a key spare the read.
+        table.set_bloom_filter(10, False)
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_block_based_table_factory(table)
+        options.set_write_buffer_manager(self.write_buffers)
+        options.set_write_buffer_size(8 << 20)
+        options.set_max_write_buffer_number(3)
+        options.set_compression_type(DBCompressionType.lz4())
+        options.set_max_background_jobs(2)
+        options.set_max_open_files(128)
+        options.set_keep_log_file_num(2)
+        options.set_max_log_file_size(1 << 20)
+        options.set_max_total_wal_size(32 << 20)
+        return options
+
+
+class Store:
+    """The rows of one partition on disk.
+
+    Raises:
+        StateError: the database cannot be opened or is corrupt (from ``open``).
+    """
+
+    def __init__(self, path: Path, database: Rdict) -> None:
+        self.path = path
+        self._db = database
+        self.get = database.get  # bytes -> bytes | None: the hot path
+        self._no_wal = WriteOptions()
+        # (A property; the stub says it is a method.)
+        self._no_wal.disable_wal = True  # type: ignore[method-assign, assignment]
+
+    @classmethod
+    def open(cls, path: Path, budget: Budget) -> "Store":
+        """Open or create the database in ``path``."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            database = Rdict(str(path), budget.options())
+        except Exception as error:  # rocksdict has no class for a RocksDB status
+            raise StateError(f"{path}: RocksDB cannot open it: {error}") from error
+        return cls(path, database)
+
+    @staticmethod
+    def destroy(path: Path) -> None:
+        """Remove a closed database from the disk."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Flush and release the lock. The store must not be used afterwards."""
+        self._db.close()
+
+    # -- where this disk is
+
+    @property
+    def applied(self) -> int | None:
+        """Changelog position up to which the rows here are true; None on an empty disk."""
+        raw = self._db.get(_APPLIED)
+        return None if raw is None else int(raw)
+
+    @property
+    def used_ms(self) -> int | None:
+        """Wall-clock time of the last write; None on an empty disk."""
+        raw = self._db.get(_USED)
+        return None if raw is None else int(raw)
+
+    @property
+    def sst_bytes(self) -> int:
+        """Bytes of the live table files and of what is not yet in one."""
+        value = self._db.property_int_value
+        return int(value("rocksdb.live-sst-files-size") or 0) + int(
+            value("rocksdb.cur-size-all-mem-tables") or 0
+        )
+
+    # -- rows
+
+    def write(self, rows: Iterable[Row], index: Iterable[IndexChange], applied: int) -> None:
+        """Rows of a committed transaction, their index entries and our place: one WriteBatch."""
+        batch = WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        for key, value in rows:
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        self._finish(batch, index, applied)
+        self._db.write(batch)
+
+    def write_index(self, index: Iterable[IndexChange]) -> None:
+        """Index entries alone: for records that a deadline left as they were."""
+        batch = WriteBatch(raw_mode=True)
+        for key, kept in index:
+            if kept:
+                batch.put(key, b"")
+            else:
+                batch.delete(key)
+        self._db.write(batch)
+
+    def _finish(self, batch: WriteBatch, index: Iterable[IndexChange], applied: int) -> None:
+        for key, kept in index:
+            if kept:
+                batch.put(key, b"")
+            else:
+                batch.delete(key)
+        batch.put(_APPLIED, b"%d" % applied)
+        batch.put(_USED, b"%d" % int(time.time() * 1000))
+
+    # -- recovery
+
+    def restore(self, rows: dict[bytes, bytes | None], applied: int) -> None:
+        """Changelog rows on top of what is here, with the index kept true."""
+        index: list[IndexChange] = []
+        for key, value in rows.items():
+            if key[:1] != RECORD:
+                continue
+            old = self.get(key)
+            if old is not None and (deadline := deadline_of(old)) < NEVER:
+                index.append((index_key(key[1:2], deadline, key[2:]), False))
+            if value is not None and (deadline := deadline_of(value)) < NEVER:
+                index.append((index_key(key[1:2], deadline, key[2:]), True))
+        self.write(rows.items(), index, applied)
+
+    def restore_rows(self, rows: dict[bytes, bytes | None]) -> None:
+        """Changelog rows into a new database: no index, no log, no place; `rebuild` ends it."""
+        batch = WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        for key, value in rows.items():
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        self._db.write(batch, write_opt=self._no_wal)
+
+    def rebuild(self, applied: int) -> None:
+        """Derive the whole index, then make everything durable and say where we are."""
+        batch = WriteBatch(raw_mode=True)
+        for key, value in self.scan(RECORD):
+            if (deadline := deadline_of(value)) < NEVER:
+                batch.put(index_key(key[1:2], deadline, key[2:]), b"")
+                if batch.len() >= 10_000:
+                    self._db.write(batch, write_opt=self._no_wal)
+                    batch = WriteBatch(raw_mode=True)
+        self._db.write(batch, write_opt=self._no_wal)
+        self._db.flush()
+        batch = WriteBatch(raw_mode=True)
+        self._finish(batch, (), applied)
+        self._db.write(batch)
+
+    # -- reading
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """All rows whose key begins with ``prefix``, in byte order."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(_after(prefix))
+        yield from cast(
+            Iterator[tuple[bytes, bytes]], self._db.items(from_key=prefix, read_opt=options)
+        )
+
+    def due(self, code: bytes, start: bytes, until_ms: int, limit: int) -> list[bytes]:
+        """Up to ``limit`` index keys from ``start`` on with deadline <= ``until_ms``, in order."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(index_key(code, until_ms + 1, b""))
+        found: list[bytes] = []
+        for key in cast(Iterator[bytes], self._db.keys(from_key=start, read_opt=options)):
+            found.append(key)
+            if len(found) >= limit:
+                break
+        return found
+
+    def first_due(self, code: bytes, start: bytes) -> int:
+        """The earliest deadline in the index from the key ``start`` on, or NEVER."""
+        found = self.due(code, start, NEVER, 1)
+        return int.from_bytes(found[0][2 : 2 + DEADLINE_BYTES], "big") if found else NEVER
+
+    def count_deadlines(self, code: bytes) -> int:
+        """Entries in the index of a domain: a scan of keys, some 0.4 us each."""
+        return len(self.due(code, index_key(code, 0, b""), NEVER, NEVER))
+
+
+def _after(prefix: bytes) -> bytes:
+    """The first key after all that begin with ``prefix`` (whose last byte is below 255)."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
