@@ -77,8 +77,9 @@ def parse(text: str, refusal: Callable[[str], str | None]) -> Condition:
     stream.conditions.ConditionError: "__import__('os')": calls are not allowed
     """
     line = re.sub(r"\s*[\r\n]\s*", " ", text.strip())
+    tree = _syntax_tree(line)
     walk = _Walk(line, refusal)
-    expression = walk.truth(_syntax_tree(line))
+    expression = walk.truth(tree)
     if walk.reasons:
         raise ConditionError(walk.reasons)
     reads = {
@@ -91,14 +92,14 @@ def parse(text: str, refusal: Callable[[str], str | None]) -> Condition:
 def _syntax_tree(line: str) -> ast.expr:
     if len(line) > MAX_LENGTH:
         raise ConditionError([f"{len(line)} characters: at most {MAX_LENGTH:,}; split the tag"])
+    if re.search("[\0\ud800-\udfff]", line):  # NUL and halves of surrogate pairs
+        raise ConditionError(["holds characters that are not text"])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # what Python merely warns of is refused
             tree = ast.parse(line, mode="eval").body
     except SyntaxError as error:
         raise ConditionError([_explained(line, error)]) from error
-    except ValueError as error:  # NUL and lone surrogates
-        raise ConditionError(["holds characters that are not text"]) from error
     except (MemoryError, RecursionError) as error:  # how CPython's parser says "too deep"
         raise ConditionError([_TOO_DEEP]) from error
     if _depth(tree) > MAX_DEPTH:
