@@ -13,7 +13,7 @@ import base64
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
 
 import msgspec
 import orjson
@@ -88,45 +88,47 @@ class Decoder:
         self._typed = msgspec.json.Decoder(events).decode
         self._admits = user_id_pattern.fullmatch if user_id_pattern else None
 
+    def decode(self, value: bytes | None, key: bytes | None) -> Event | Rejected:
+        """The event in one record, or why there is none."""
+        return self.decode_chunk([_Pair(key, value)])[0]
+
     def decode_chunk(self, records: Iterable[Keyed]) -> list[Event | Rejected]:
-        """Each record's event or reason, in order.
+        """Each record's event, its ``ts`` in epoch milliseconds, or why there is none; in order.
 
         One by one on purpose: values decoded as one joined array would let ``{…},{…}`` in one
         record stand for two, and half an object in each of two records for one.
         """
-        decode = self.decode
-        return [decode(record.value, record.key) for record in records]
+        typed, admits, end_ms = self._typed, self._admits, timestamps.END_MS
+        decoded: list[Event | Rejected] = []
+        for record in records:
+            value = record.value
+            try:
+                if value is None or len(value) > _SHORT:
+                    value = _readable(value)
+                event: Event = typed(value)
+                if not value.isascii():
+                    value.decode()  # what msgspec skips it does not look at
+                ts = event.ts
+                if ts.__class__ is not int or not 0 <= ts < end_ms:
+                    event.ts = _instant(ts)
+                event.check()
+                user_id = event.user_id
+                if admits is not None and admits(user_id) is None:
+                    raise ValueError("user_id: does not match the pattern")
+            except (ValueError, RecursionError) as error:
+                decoded.append(self._reason(value, error))
+                continue
+            if record.key == user_id.encode():
+                decoded.append(event)
+            else:
+                name = type(event).__struct_config__.tag  # type: ignore[attr-defined]
+                decoded.append(Rejected("key_mismatch", "key: is not the user_id", name))
+        return decoded
 
-    def decode(self, value: bytes | None, key: bytes | None) -> Event | Rejected:
-        """The event in ``value``, its ``ts`` in epoch milliseconds, or why there is none."""
-        if value is None:
-            return Rejected("malformed", "no value")
-        if len(value) > _SHORT:
-            if len(value) > MAX_BYTES:
-                return Rejected("too_large", f"{len(value)} bytes")
-            if _deep(value):
-                return Rejected("malformed", f"nested deeper than {MAX_DEPTH}")
-        try:
-            event: Event = self._typed(value)
-            if not value.isascii():
-                value.decode()  # what msgspec skips it does not look at
-            ts = event.ts
-            if type(ts) is not int:
-                event.ts = ts = _instant(ts)
-            elif not 0 <= ts < timestamps.END_MS:
-                _instant(ts)
-            event.check()
-        except (ValueError, RecursionError) as error:
-            return self._reason(value, error)
-        user_id = event.user_id
-        if self._admits is not None and self._admits(user_id) is None:
-            return Rejected("invalid", "user_id: does not match the pattern", _type_of(event))
-        if key != user_id.encode():
-            return Rejected("key_mismatch", "key: is not the user_id", _type_of(event))
-        return event
-
-    def _reason(self, value: bytes, error: Exception) -> Rejected:
+    def _reason(self, value: bytes | None, error: Exception) -> Rejected:
         """The first reason that holds for a value which ``error`` says is no event."""
+        if isinstance(error, _UnreadableError) or value is None:
+            return Rejected(*error.args)
         try:
             value.decode()
             fields = _object(value)
@@ -145,6 +147,15 @@ class Decoder:
         if name not in self.types:
             return Rejected("unknown_type", "type: not one of " + ", ".join(sorted(self.types)))
         return Rejected("invalid", _detail(error), name)
+
+
+class _Pair(NamedTuple):
+    key: bytes | None
+    value: bytes | None
+
+
+class _UnreadableError(ValueError):
+    """A value that is not to be decoded at all; its arguments are the code and the detail."""
 
 
 def types_of(events: Any) -> list[str]:
@@ -188,9 +199,15 @@ def _instant(ts: int | str) -> int:
         raise ValueError(f"ts: {error}") from None
 
 
-def _type_of(event: Event) -> str:
-    tag: str = event.__struct_config__.tag  # type: ignore[attr-defined]  # every struct has one
-    return tag
+def _readable(value: bytes | None) -> bytes:
+    """The same value, if it may be decoded: what only a long one can violate."""
+    if value is None:
+        raise _UnreadableError("malformed", "no value")
+    if len(value) > MAX_BYTES:
+        raise _UnreadableError("too_large", f"{len(value)} bytes")
+    if _deep(value):
+        raise _UnreadableError("malformed", f"nested deeper than {MAX_DEPTH}")
+    return value
 
 
 def _deep(value: bytes) -> bool:
