@@ -47,7 +47,7 @@ FETCH_RECORDS = 2 * CHUNK_RECORDS
 """Most records asked of a driver at once: few hops between threads, little beyond the bound."""
 
 RECORD_COST = 300
-CHUNK_COST = 3_000
+CHUNK_COST = 1_000
 """What Python needs beside the bytes of keys and values, for a record and for a chunk of them."""
 
 _NEVER = -1

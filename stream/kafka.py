@@ -80,6 +80,10 @@ def client_options(settings: Any) -> dict[str, Any]:
 
 
 class RebalanceListener(driver.ConsumerRebalanceListener):
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> Awaitable[None]:
+        self._thread.forget()
+        return super().on_partitions_revoked(revoked)  # type: ignore[no-any-return]
+
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         self._thread.park(assigned)
         await super().on_partitions_assigned(assigned)
@@ -151,15 +155,19 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             asyncio.run_coroutine_threadsafe(coroutine, self.thread_loop)
         )
 
+    def forget(self) -> None:
+        """The thread's own. What was released is so no more."""
+        self._epochs.clear()
+        self._fetched.clear()
+
     def park(self, assigned: Iterable[TopicPartition]) -> None:
         """The thread's own. Keep what was just assigned from being fetched until it is released.
 
         A partition that has some position, and is paused, makes aiokafka do nothing: neither look
         for a committed offset, nor complain that there is none, nor fetch from it.
         """
+        self.forget()
         consumer = self._ensure_consumer()
-        self._epochs.clear()
-        self._fetched.clear()
         for tp in assigned:
             consumer.seek(tp, 0)
             consumer.pause(tp)
@@ -175,11 +183,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 self._epochs[tp] = epoch
                 self._fetched[tp] = position
 
-    async def pause(self, tps: Iterable[TP]) -> None:
+    def pause(self, tps: Iterable[TP]) -> None:
         """The thread's own."""
         consumer = self._ensure_consumer()
-        for tp in consumer.assignment() & set(tps):
-            consumer.pause(tp)
+        consumer.pause(*(TopicPartition(*tp) for tp in consumer.assignment().intersection(tps)))
 
     async def fetch(self, tps: Collection[TP], limit: int) -> dict[TP, Fetched]:
         """The thread's own; see ``ChunkDelivery._fetch``."""
@@ -221,11 +228,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """The thread's own; see ``ChunkDelivery.backlog``."""
         consumer = self._ensure_consumer()
         ends = await consumer.end_offsets([TopicPartition(*tp) for tp in tps])
-        assignment = consumer._subscription.subscription.assignment
+        known = self._fetched.keys() & consumer.assignment()
+        # Nothing waits in here: aiokafka knows the position of what was released.
         return {
-            TP(*tp): Backlog(end, assignment.state_value(tp).position, self._fetched[tp])
+            TP(*tp): Backlog(end, await consumer.position(tp), self._fetched[tp])
             for tp, end in ends.items()
-            if tp in self._fetched
+            if tp in known
         }
 
     async def _out_of_range(self, positions: Mapping[TP, int]) -> Exception:
@@ -261,6 +269,12 @@ class Consumer(ChunkDelivery, driver.Consumer):
 
     def _interrupt(self) -> None:
         self._thread.thread_loop.call_soon_threadsafe(self._thread.interrupt)
+
+    def hold(self, tps: Iterable[TP]) -> None:
+        held = set(tps)
+        super().hold(held)
+        if self._thread.started and not self._thread.should_stop:
+            self._thread.thread_loop.call_soon_threadsafe(self._thread.pause, held)
 
     async def backlog(self, tps: Iterable[TP]) -> dict[TP, Backlog]:
         return await self._thread.call(self._thread.backlog(tps))  # type: ignore[no-any-return]
