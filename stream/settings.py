@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
+from stream import data
 from stream.errors import SettingError
 
 T = TypeVar("T")
 D = TypeVar("D")
 
 PREFIX = "TAGSTREAM_"
-PACKAGED_TAGS = Path(__file__).parent / "data" / "tags.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def choice(*values: str) -> Kind[str]:
         except KeyError:
             raise ValueError(text) from None
 
-    return Kind(parse, " or ".join(values), "|".join(values))
+    return Kind(parse, " or ".join(values), "NAME")
 
 
 def matching(pattern: str, allowed: str) -> Kind[str]:
@@ -166,18 +166,18 @@ class Settings:
         None,
         "Replicas of each topic that 'topics' creates. Unset: 3, or one per broker where there "
         "are fewer brokers.",
-        panel="Broker",
+        panel="Topics",
     )
     security_protocol: str = setting(
         choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
         "PLAINTEXT",
-        "How to talk to the broker.",
+        "How to talk to the broker: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.",
         panel="Broker security",
     )
     sasl_mechanism: str = setting(
         choice("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
         "PLAIN",
-        "How to log in, under SASL_PLAINTEXT and SASL_SSL.",
+        "How to log in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.",
         panel="Broker security",
     )
     sasl_username: str | None = setting(
@@ -221,12 +221,12 @@ class Settings:
         panel="State",
     )
     tags: Path = setting(
-        FILE, PACKAGED_TAGS, "The definitions, a YAML file. Unset: the packaged ones.", panel="Tags"
+        FILE, data.TAGS, "The definitions, a YAML file. Unset: the packaged ones.", panel="Tags"
     )
     time: str = setting(
         choice("wall", "events"),
         "wall",
-        "What moves time when no event comes: the wall clock, or nothing but events.",
+        "What moves time when no event comes: the wall clock (wall), or nothing (events).",
         panel="Tags",
     )
     user_id_pattern: re.Pattern[str] | None = setting(
@@ -254,7 +254,7 @@ class Settings:
     url: str | None = setting(
         URL,
         None,
-        "How other workers reach this one. Unset: from the host name and the port.",
+        "How others reach this worker's HTTP. Unset: from the host name and the port.",
         panel="Worker",
     )
     instance_id: str | None = setting(
@@ -270,7 +270,10 @@ class Settings:
         panel="Worker",
     )
     log_level: str = setting(
-        choice("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "How much to log.", panel="Worker"
+        choice("DEBUG", "INFO", "WARNING", "ERROR"),
+        "INFO",
+        "How much to log: DEBUG, INFO, WARNING or ERROR.",
+        panel="Worker",
     )
 
     @classmethod

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream import data
 from stream.errors import SettingError, TagstreamError
-from stream.settings import PACKAGED_TAGS, Settings, option_of, unknown_variables, variable_of
+from stream.settings import Settings, option_of, unknown_variables, variable_of
 
 
 def load(environ: dict[str, str] | None = None, **options: str | None) -> Settings:
@@ -22,7 +23,7 @@ def test_without_any_variable_the_defaults_of_the_contract_hold():
     settings = load()
     assert settings.embedded
     assert settings.data_dir == Path("data")
-    assert settings.tags == PACKAGED_TAGS
+    assert settings.tags == data.TAGS
     assert (settings.partitions, settings.partitioner, settings.time) == (8, "murmur2", "wall")
     assert (settings.flush_ms, settings.memory_mb, settings.web_port) == (250, 256, 6066)
     assert settings.topic("purchases") == "purchases"

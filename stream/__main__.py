@@ -1,0 +1,92 @@
+"""``tagstream``, the command: also ``python -m stream``.
+
+Every failure that has a name ends in one line on standard error, ``tagstream: …``, and its
+exit code: 2 for bad usage and bad settings, 1 for the rest; Ctrl-C ends quietly with 130.
+Anything else is a fault of the program and shows its traceback.
+"""
+
+import logging
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from stream.commands import generate, tags
+from stream.errors import TagstreamError
+from stream.settings import unknown_variables
+
+
+class Commands(TyperGroup):
+    """The commands, with the way that all of them fail."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except TagstreamError as error:
+            _complain(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _complain(f"{error.filename}: {error.strerror}")
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="tagstream",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(*, asked: bool) -> None:
+    if asked:
+        typer.echo(f"tagstream {version('tagstream')}")
+        raise typer.Exit
+
+
+@app.callback()
+def tagstream(
+    *,
+    shown: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Live user tags from a stream of events: exact, exactly once, explainable.
+
+    Start with [bold]tagstream demo[/bold]: real orders, nothing else to install. Every setting
+    is an environment variable and an option; with no broker set, an embedded one is used.
+    """
+    for line in unknown_variables():
+        _complain(f"warning: {line}")
+    # What clients of the broker log is not for people, unless a worker says so.
+    logging.getLogger().addHandler(logging.NullHandler())
+
+
+app.command(rich_help_panel="Data")(generate.generate)
+app.add_typer(tags.app, name="tags", rich_help_panel="Definitions and users")
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        typer.echo(f"tagstream: {line}", err=True)
+
+
+def main() -> None:
+    """The entry point of the command ``tagstream``."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Ways for events to leave a command: a file, a Kafka broker, a running worker's HTTP.
+
+All take batches of ``Item`` and return once they are safe there: written, acknowledged,
+accepted. A failure is one line with the remedy.
+"""
+
+import asyncio
+import contextlib
+import gzip
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import aiohttp
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from stream.errors import TagstreamError, UsageError
+from stream.partitioner import partition_for
+from stream.settings import Settings
+
+REQUEST_BYTES, REQUEST_EVENTS = 1 << 20, 5_000  # of one POST; a worker takes four times as much
+BATCH_BYTES = 256 << 10
+
+
+class Item(NamedTuple):
+    """One event on its way: the domain whose topic takes it, its record key, its JSON."""
+
+    domain: str
+    key: bytes | None
+    value: bytes
+
+
+class Feed(Protocol):
+    """Where events go."""
+
+    async def send(self, items: Sequence[Item]) -> None:
+        """Hand over a batch, in order; safe there on return."""
+
+
+class Output(Protocol):
+    """A binary file or standard output, compressed or not."""
+
+    def write(self, data: bytes, /) -> int: ...
+    def flush(self) -> None: ...
+
+
+class BrokerError(TagstreamError):
+    """A broker or worker that events were to be sent to does not take them."""
+
+
+@contextlib.contextmanager
+def output(path: Path) -> Iterator[Output]:
+    """A file to write to; ``-`` is standard output, and ``.gz`` compresses."""
+    if str(path) == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    elif path.suffix == ".gz":
+        # Without a time in its header, the same events are the same file.
+        with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+            yield packed
+    else:
+        with path.open("wb") as plain:
+            yield plain
+
+
+class FileFeed:
+    """Events as JSON Lines."""
+
+    def __init__(self, file: Output) -> None:
+        self._file = file
+
+    async def send(self, items: Sequence[Item]) -> None:
+        self._file.write(b"".join(item.value + b"\n" for item in items))
+        self._file.flush()
+
+
+class KafkaFeed:
+    """Events into the source topics, each in the partition that the setting gives its key.
+
+    An item without a key goes to partition 0.
+    """
+
+    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
+        self._settings = settings
+        self._producer = producer
+
+    async def send(self, items: Sequence[Item]) -> None:
+        settings, producer = self._settings, self._producer
+        builders: dict[tuple[str, int], Any] = {}
+        sent: list[asyncio.Future[Any]] = []
+
+        async def finish(place: tuple[str, int]) -> None:
+            batch = builders.pop(place)
+            sent.append(await producer.send_batch(batch, place[0], partition=place[1]))
+
+        try:
+            for domain, key, value in items:
+                number = (
+                    0
+                    if key is None
+                    else partition_for(key, settings.partitions, settings.partitioner)
+                )
+                place = (settings.topic(domain), number)
+                batch = builders.get(place) or builders.setdefault(place, producer.create_batch())
+                if batch.append(key=key, value=value, timestamp=None) is None:
+                    await finish(place)
+                    batch = builders[place] = producer.create_batch()
+                    batch.append(key=key, value=value, timestamp=None)
+            for place in list(builders):
+                await finish(place)
+            for acknowledged in sent:
+                await acknowledged
+        except KafkaError as error:
+            raise BrokerError(f"the broker took not all events: {_reason(error)}") from error
+
+
+@contextlib.asynccontextmanager
+async def kafka_feed(settings: Settings) -> AsyncIterator[KafkaFeed]:
+    """A feed into the broker of the settings, for as long as the block lasts."""
+    producer = AIOKafkaProducer(
+        **settings.client_options(),
+        enable_idempotence=True,
+        max_batch_size=BATCH_BYTES,
+        max_request_size=4 << 20,
+    )
+    async with connected(settings, producer):
+        yield KafkaFeed(settings, producer)
+
+
+@contextlib.asynccontextmanager
+async def connected(settings: Settings, *clients: Any) -> AsyncIterator[None]:
+    """aiokafka clients, started and stopped.
+
+    Raises:
+        BrokerError: nobody answers at the broker's address.
+    """
+    started = []
+    try:
+        for client in clients:
+            started.append(client)
+            try:
+                await client.start()
+            except KafkaError as error:
+                raise BrokerError(
+                    f"no broker answers at {settings.broker}: {_reason(error)}; check"
+                    " TAGSTREAM_BROKER, and the TLS and SASL settings beside it"
+                ) from error
+        yield
+    finally:
+        for client in started:
+            await (client.close() if hasattr(client, "close") else client.stop())
+
+
+class WorkerFeed:
+    """Events to a running worker on the embedded broker, by ``POST /events``."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self._url = url
+        self._session = session
+
+    async def send(self, items: Sequence[Item]) -> None:
+        while items:
+            size, many = 0, 0
+            for item in items[:REQUEST_EVENTS]:
+                size += len(item.value) + 1
+                if size > REQUEST_BYTES and many:
+                    break
+                many += 1
+            await self._post(b"[" + b",".join(item.value for item in items[:many]) + b"]")
+            items = items[many:]
+
+    async def _post(self, body: bytes) -> None:
+        try:
+            async with self._session.post(f"{self._url}/events", data=body) as answer:
+                if answer.status == 202:
+                    return
+                said = (await answer.text())[:300]
+        except aiohttp.ClientError as error:
+            raise BrokerError(
+                f"no worker answers at {self._url} ({type(error).__name__}); start"
+                " 'tagstream worker', or give --output FILE or --broker"
+            ) from error
+        raise BrokerError(f"the worker at {self._url} refused events: {answer.status} {said}")
+
+
+@contextlib.asynccontextmanager
+async def feed(settings: Settings, path: Path | None = None) -> AsyncIterator[Feed]:
+    """Where the settings say: ``path`` if there is one, else the broker, else the worker."""
+    if path is not None:
+        with output(path) as file:
+            yield FileFeed(file)
+    elif settings.embedded:
+        async with aiohttp.ClientSession() as session:
+            yield WorkerFeed(settings.worker_url, session)
+    else:
+        async with kafka_feed(settings) as feeding:
+            yield feeding
+
+
+def need_kafka(settings: Settings, command: str) -> None:
+    """Raises UsageError where the settings name no Kafka broker."""
+    if settings.embedded:
+        raise UsageError(
+            f"'{command}' works on a Kafka broker: set TAGSTREAM_BROKER (--broker) to"
+            " kafka://HOST:PORT"
+        )
+
+
+def _reason(error: KafkaError) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,203 @@
+"""Made-up events: a shop whose customers register, order, return goods and fall silent.
+
+Promise: an endless stream in order of arrival, the same for the same arguments on every
+machine. Each customer has a rhythm of his own, log-normal gaps around his persona's; so
+there are daily buyers with long streaks, and one-off buyers who never come back.
+``late`` and ``repeats`` are shares of events that arrive out of order, by hours, or again.
+
+Bounds: nothing is late by more than six days, so that a `max_lateness` of seven admits all
+of it. Memory grows with the number of customers: about 200 bytes each.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from typing import Any
+
+DAY_MS = 86_400_000
+RAMP_DAYS = 30.0  # over which customers register, where no span is given
+MOST_LATE_MS = 6 * DAY_MS
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Persona:
+    """How a kind of customer behaves. Gaps and amounts are log-normal: median and sigma."""
+
+    name: str
+    share: float
+    gap_days: float
+    gap_sigma: float
+    amount_yuan: float
+    amount_sigma: float
+    coupons: float  # share of orders
+    pauses: float  # share of orders after which he is gone for ten times as long
+
+    @property
+    def orders_a_day(self) -> float:
+        """In the long run."""
+        mean_gap = self.gap_days * math.exp(self.gap_sigma**2 / 2)
+        return 1 / (mean_gap * (1 + 9 * self.pauses))
+
+
+PERSONAS = (
+    Persona("daily", 0.04, 0.45, 0.30, 32, 0.5, 0.30, 0.001),
+    Persona("weekly", 0.26, 6.0, 0.60, 110, 0.7, 0.35, 0.02),
+    Persona("monthly", 0.45, 24.0, 0.80, 260, 0.8, 0.25, 0.06),
+    Persona("seasonal", 0.25, 70.0, 0.70, 1_900, 1.3, 0.10, 0.30),
+)
+REFUNDS, UPDATES = 0.04, 0.01  # per order
+
+REGIONS = ("east", "south", "north", "west", "abroad")
+AGES = ("18-24", "25-34", "35-44", "45-54", "55+")
+GENDERS = ("f", "m", None)
+CHANNELS = ("search", "friend", "advert", "store")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An event and when it arrives; its own ``ts`` is earlier where it is late."""
+
+    at_ms: int
+    domain: str
+    event: dict[str, Any]
+
+
+def purchases(
+    *,
+    seed: int,
+    users: int,
+    start_ms: int,
+    days: float | None = None,
+    events: int | None = None,
+    late: float = 0.0,
+    repeats: float = 0.0,
+) -> Iterator[Arrival]:
+    """Events of the domain purchases, endlessly, from ``start_ms`` on.
+
+    Customers register over the first half of ``days``. With ``events`` too, rhythms are
+    quickened or slowed so that about so many fall into ``days``; without, they are natural.
+    """
+    shop = _Shop(seed, late, repeats)
+    ramp_ms = (days / 2 if days else RAMP_DAYS) * DAY_MS
+    if days and events:
+        natural = users * 0.75 * days * sum(item.share * item.orders_a_day for item in PERSONAS)
+        shop.pace = max(events - users, users / 4) / (natural * (1 + REFUNDS + UPDATES))
+    return shop.run(users, start_ms, ramp_ms)
+
+
+#: What happens at a time, to whom: yields what arrives then and expects what follows.
+Step = Callable[..., Iterator[Arrival]]
+
+
+class _Shop:
+    """What will happen next, as a heap of steps ordered by arrival."""
+
+    def __init__(self, seed: int, late: float, repeats: float) -> None:
+        self.pace = 1.0
+        self._seed = seed
+        self._late = late
+        self._repeats = repeats
+        self._random = Random(seed)
+        self._numbers = count(1)
+        self._ties = count()
+        self._heap: list[tuple[int, int, Step, tuple[Any, ...]]] = []
+
+    def run(self, users: int, start_ms: int, ramp_ms: float) -> Iterator[Arrival]:
+        registrations = ((start_ms + int(ramp_ms * index / users), index) for index in range(users))
+        self._expect(registrations)
+        while True:
+            at_ms, _, step, about = heapq.heappop(self._heap)
+            yield from step(at_ms, *about)
+
+    def _expect(self, registrations: Iterator[tuple[int, int]]) -> None:
+        # One at a time: a million customers to come would be a million entries.
+        if following := next(registrations, None):
+            at_ms, index = following
+            self._push(at_ms, self._register, index, registrations)
+
+    def _register(
+        self, at_ms: int, index: int, registrations: Iterator[tuple[int, int]]
+    ) -> Iterator[Arrival]:
+        random = self._random
+        persona = _persona(index)
+        attributes = {
+            "region": random.choice(REGIONS),
+            "age_band": random.choice(AGES),
+            "gender": random.choice(GENDERS),
+            "acquisition_channel": random.choice(CHANNELS),
+            "persona": persona.name,
+        }
+        yield from self._happen(at_ms, index, "registered", attributes=attributes)
+        self._push(at_ms + self._days(0.5, 1.0), self._order, index, persona)
+        self._expect(registrations)
+
+    def _order(self, at_ms: int, index: int, persona: Persona) -> Iterator[Arrival]:
+        random = self._random
+        fen = max(1, round(_lognormal(random, persona.amount_yuan, persona.amount_sigma) * 100))
+        coupon = random.random() < persona.coupons
+        yield from self._happen(at_ms, index, "order", amount=fen / 100, coupon=coupon)
+        if random.random() < UPDATES:
+            moved = {"region": random.choice((*REGIONS, None))}
+            yield from self._happen(at_ms, index, "updated", attributes=moved)
+        if random.random() < REFUNDS:
+            back_fen = fen if random.random() < 0.6 else random.randint(1, fen)
+            self._push(at_ms + self._days(3.0, 0.5), self._refund, index, back_fen)
+        gap_ms = self._days(persona.gap_days, persona.gap_sigma)
+        if random.random() < persona.pauses:
+            gap_ms *= 10
+        self._push(at_ms + gap_ms, self._order, index, persona)
+
+    def _refund(self, at_ms: int, index: int, fen: int) -> Iterator[Arrival]:
+        return self._happen(at_ms, index, "refund", amount=fen / 100)
+
+    def _happen(self, ts_ms: int, index: int, kind: str, **fields: Any) -> Iterator[Arrival]:
+        """An event that arrives now, or later where it is one of the late; maybe again."""
+        event = {
+            "event_id": f"s{self._seed}-{next(self._numbers):08d}",
+            "user_id": f"user-{index:06d}",
+            "type": kind,
+            "ts": ts_ms,
+            **fields,
+        }
+        random = self._random
+        if self._late and random.random() < self._late:
+            self._push(ts_ms + self._delay_ms(2.0), self._arrive, event)
+        else:
+            yield from self._arrive(ts_ms, event)
+        if self._repeats and random.random() < self._repeats:
+            self._push(ts_ms + self._delay_ms(0.2), self._arrive, event)
+
+    def _arrive(self, at_ms: int, event: dict[str, Any]) -> Iterator[Arrival]:
+        yield Arrival(at_ms, "purchases", event)
+
+    def _delay_ms(self, hours: float) -> int:
+        return min(int(_lognormal(self._random, hours, 1.2) * 3_600_000), MOST_LATE_MS)
+
+    def _days(self, median: float, sigma: float) -> int:
+        return max(1, int(_lognormal(self._random, median, sigma) * DAY_MS / self.pace))
+
+    def _push(self, at_ms: int, step: Step, *about: Any) -> None:
+        # The tie keeps the order deterministic, and steps from being compared.
+        heapq.heappush(self._heap, (at_ms, next(self._ties), step, about))
+
+
+def _persona(index: int) -> Persona:
+    """Personas in their shares, evenly among any run of customers."""
+    place = index * GOLDEN % 1
+    for persona in PERSONAS:
+        place -= persona.share
+        if place < 0:
+            return persona
+    return PERSONAS[-1]
+
+
+def _lognormal(random: Random, median: float, sigma: float) -> float:
+    return median * math.exp(random.gauss(0.0, sigma))
+
+
+#: Makers of events by domain; a domain without one has no synthetic events.
+DOMAINS = {"purchases": purchases}
