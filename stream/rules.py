@@ -307,10 +307,9 @@ class _File:
 
     def _named_cases(self, entry: Entry, domain: str | None) -> dict[Value, Condition | None]:
         named: dict[Value, Condition | None] = {}
-        cases = entry.entries()
-        if entry.is_map and not cases:
+        if entry.is_map and not entry.node.value:
             entry.problem("holds no case: add a value and its condition")
-        for value, case in cases.items():
+        for value, case in entry.entries().items():
             if not re.fullmatch(_VALUE, value):
                 case.problem("is no value: use letters, digits, _, - and ., 64 at most")
             named[value] = self._condition(case, domain)

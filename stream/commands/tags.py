@@ -19,7 +19,7 @@ CheckedFile = Annotated[Path, typer.Argument(metavar="FILE", help="The definitio
 ListedFile = Annotated[
     Path,
     typer.Argument(
-        metavar="[FILE]",
+        metavar="FILE",
         help="The definitions to show.",
         envvar="TAGSTREAM_TAGS",
         show_default="the packaged ones",
@@ -47,14 +47,15 @@ def list_tags(file: ListedFile = data.TAGS) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_lines=True)
     for heading in ("tag", "title", "domain", "owner"):
         table.add_column(heading, overflow="fold")
-    table.add_column("condition", overflow="fold", ratio=1)
+    table.add_column("condition", overflow="fold")
     for tag in _load(file).tags:
         titles = "\n".join(tag.titles.values()) or tag.title
         table.add_row(tag.name, titles, tag.domain, tag.owner, _conditions(tag))
     # Definitions are text, not markup: a list in a condition is no style.
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:  # a file or a pipe has no width to keep to
-        console.width = console.measure(table).maximum
+        unbounded = console.options.update(max_width=1_000_000)
+        console.width = console.measure(table, options=unbounded).maximum
     console.print(table)
 
 
