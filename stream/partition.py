@@ -16,7 +16,7 @@ This file knows no feature, no Kafka and no Faust.
 import asyncio
 import time
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -374,45 +374,44 @@ class Partition:
         users, apply, out = feed.users, feed.table.apply, gathered.out
         young, changed, changes = users.young, users.changed, out.changes
         said = len(changes)
-        counts: dict[tuple[str, str], int] = {}
+        unusual: Counter[tuple[Any, str]] = Counter()  # outcomes other than "applied"
         for record, event in zip(records, decoded, strict=True):
+            key = record.key
             if event.__class__ is Rejected:
                 self._refuse(feed, record, event.code, event.detail)
-                count: tuple[str, str] = (event.type, event.code)
-                counts[count] = counts.get(count, 0) + 1
                 continue
             ts_ms = event.ts
-            user = young.get(record.key)
+            user = young.get(key)
             if user is None or ts_ms > latest_ms:
-                refused = self._misplaced(record.key, ts_ms, latest_ms)
+                refused = self._misplaced(key, ts_ms, latest_ms)
                 if refused:
                     self._refuse(feed, record, *refused)
-                    count = (event.__struct_config__.tag, refused[0])
-                    counts[count] = counts.get(count, 0) + 1
+                    unusual[event.__class__, refused[0]] += 1
                     continue
-                user = users.load(record.key) or users.add(record.key, event.user_id)
+                user = users.load(key) or users.add(key, event.user_id)
             outcome = apply(user, event, time_ms, out)
-            count = (event.__struct_config__.tag, outcome)
-            counts[count] = counts.get(count, 0) + 1
-            if outcome == "applied" or outcome == "late":
-                changed[record.key] = user
-                if ts_ms > newest_ms:
-                    newest_ms = ts_ms
-                    reached_ms = (ts_ms if ts_ms < cap_ms else cap_ms) - delay_ms
-                    if reached_ms > time_ms:
-                        time_ms = reached_ms
-            elif outcome == "too_late":
-                self._refuse(feed, record, "too_late", "ts: behind the user's newest event")
+            if outcome != "applied":
+                unusual[event.__class__, outcome] += 1
+                if outcome == "too_late":
+                    self._refuse(feed, record, "too_late", "ts: behind the user's newest event")
+                    continue
+                if outcome == "duplicate":
+                    continue
+            changed[key] = user
+            if ts_ms > newest_ms:
+                newest_ms = ts_ms
+                reached_ms = (ts_ms if ts_ms < cap_ms else cap_ms) - delay_ms
+                if reached_ms > time_ms:
+                    time_ms = reached_ms
             if len(changes) != said:
                 said = len(changes)
-                changed[record.key] = user
                 gathered.causes.append((feed.name, record.timestamp))
         last = records[-1]
         place.offset, place.timestamp, place.crc = chunk.end, last.timestamp, fingerprint(last)
         place.newest_ms, place.time_ms = newest_ms, time_ms
         gathered.events += len(records)
         gathered.more = len(chunk.records) >= FULL_CHUNK
-        self._metrics.events(feed.name, counts)
+        self._metrics.events(feed.name, _outcomes(decoded, unusual))
         self._metrics.batch(feed.name, "decode", applying - started)
         self._metrics.batch(feed.name, "apply", time.perf_counter() - applying)
 
@@ -601,6 +600,24 @@ class Partition:
                 if value is not None and value is not False:
                     key = (change["tag"], value_label(value))
                     population[key] = population.get(key, 0) + step
+
+
+def _outcomes(
+    decoded: Sequence[Any], unusual: Mapping[tuple[Any, str], int]
+) -> dict[tuple[str, str], int]:
+    """What became of a chunk's events, by type: those not said to be unusual were applied."""
+    counts: Counter[tuple[str, str]] = Counter()
+    kind: Any
+    for kind, number in Counter(map(type, decoded)).items():
+        if kind is not Rejected:
+            counts[kind.__struct_config__.tag, "applied"] = number
+    for (kind, outcome), number in unusual.items():
+        counts[kind.__struct_config__.tag, outcome] += number
+        counts[kind.__struct_config__.tag, "applied"] -= number
+    for event in decoded:
+        if event.__class__ is Rejected:
+            counts[event.type, event.code] += 1
+    return counts
 
 
 def fingerprint(record: Any) -> int:
