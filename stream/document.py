@@ -37,8 +37,11 @@ class Document:
         self.remarks.append((line, text))
 
     def lines(self, notes: Collection[tuple[int, str]]) -> list[str]:
-        """``notes`` as ``file:line: text``, in the order of lines."""
-        return [f"{self.name}:{line}: {text}" for line, text in sorted(notes, key=itemgetter(0))]
+        """``notes`` as ``file:line: text``, in the order of lines; each fit for a terminal."""
+        return [
+            f"{self.name}:{line}: {''.join(char if char.isprintable() else ' ' for char in text)}"
+            for line, text in sorted(notes, key=itemgetter(0))
+        ]
 
     def root(self, text: str) -> "Entry | None":
         """The value that the whole file holds; None where it is empty or no YAML."""
@@ -140,8 +143,8 @@ class Entry:
         if not value.strip():
             self.problem("must not be empty")
             return None
-        if not _is_unicode(value):
-            self.problem("holds characters that are not text")
+        if not _is_text(value):
+            self.problem("holds control characters, or others that are not text")
             return None
         return value
 
@@ -209,7 +212,7 @@ class Entry:
         for key_node, value_node in self.node.value:
             key = self._inner(key_node, key_node)
             name = key.scalar("str")
-            if name is None or not _is_unicode(name):
+            if name is None or not _is_text(name):
                 key.problem(f"the key {key.found()} must be text: put it in quotes")
             elif name in found:
                 first = found[name].line
@@ -242,10 +245,6 @@ class Entry:
         """Whether it is a map, with keys or without."""
         return isinstance(self.node, yaml.MappingNode)
 
-    def owned_by(self, owner: str) -> "Entry":
-        """The same value, whose problems name ``owner``."""
-        return replace(self, owner=owner)
-
     def _inner(self, place: yaml.Node, node: yaml.Node, key: str = "") -> "Entry":
         return Entry(self.document, node, place.start_mark.line + 1, key, self.owner)
 
@@ -256,6 +255,6 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
     return f": did you mean '{guesses[0]}'?" if guesses else ""
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether it can be written in UTF-8: YAML can spell half a surrogate pair."""
-    return not re.search("[\ud800-\udfff]", text)
+def _is_text(value: str) -> bool:
+    """Whether it can be shown and written: YAML can spell escapes and half a surrogate pair."""
+    return not re.search("[\0-\x08\x0b-\x1f\x7f\ud800-\udfff]", value)

@@ -403,7 +403,9 @@ def _duration(found: Mapping[str, Entry], key: str, default_ms: int, *, least_ms
 
 
 def _churn(entry: Entry) -> Churn | None:
-    found = entry.fields(("mode", "after", "lead"), ("control", "probability", "parameters"))
+    found = replace(entry, key="", owner="churn").fields(
+        ("mode", "after", "lead"), ("control", "probability", "parameters")
+    )
     mode = _read(found, "mode", lambda entry: entry.one_of("silence", "predicted"), None)
     if mode == "predicted":
         found["mode"].problem("predicted is not in this version: use silence")

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from stream import data
 from stream.commands import tags as tags_command
 from stream.conditions import Reader
+from stream.domains import discover
 from stream.errors import RulesError
 from stream.rules import Churn, Rules, load, parse
 
@@ -395,7 +396,7 @@ tags:
         ),
         (
             'domain: purchases\nwhen: orders_30d > 1\ntitle: "\\ud800"',
-            "7: tag 't': title: holds characters that are not text",
+            "7: tag 't': title: holds control characters, or others that are not text",
         ),
     ],
 )
@@ -403,6 +404,14 @@ def test_problems_of_a_tag(body, problem):
     """Each with its line, the tag, what is wrong and what to do."""
     (found,) = problems(one_tag(body))
     assert found.startswith(f"tags.yaml:{problem}")
+
+
+def test_a_problem_is_one_line_that_a_terminal_can_show():
+    """Whatever the file spells with escapes."""
+    text = f'{HEAD}tags:\n  - {{"name": "a\\nb\\e[2J", "dom\\ud800ain": x, when: 1 == 1}}\n'
+    for problem in problems(text):
+        assert problem.startswith("tags.yaml:4: tag 'a b [2J': ")
+        assert problem.isprintable()
 
 
 @pytest.mark.parametrize("name", ["9lives", "a-b", "a b", "标签", "x" * 65, "_a"])
@@ -444,27 +453,27 @@ def test_a_name_is_no_word_of_python():
         (f"{HEAD}churn: {{after: 3d, lead: 1d}}", "3: churn: 'mode' is missing: add it"),
         (
             f"{HEAD}churn: {{mode: quiet, after: 3d, lead: 1d}}",
-            "3: mode: found 'quiet', must be silence or predicted",
+            "3: churn: mode: found 'quiet', must be silence or predicted",
         ),
         (
             f"{HEAD}churn: {{mode: predicted, after: 3d, lead: 1d, probability: 0.4}}",
-            "3: mode: predicted is not in this version: use silence",
+            "3: churn: mode: predicted is not in this version: use silence",
         ),
         (
             f"{HEAD}churn: {{mode: silence, after: 3d, lead: 1d, probability: 0.4}}",
-            "3: probability: belongs to the mode predicted: remove it",
+            "3: churn: probability: belongs to the mode predicted: remove it",
         ),
         (
             f"{HEAD}churn: {{mode: silence, after: 3d, lead: 72h}}",
-            "3: lead: must be shorter than 'after'",
+            "3: churn: lead: must be shorter than 'after'",
         ),
         (
             f"{HEAD}churn: {{mode: silence, after: 3d, lead: 0h}}",
-            "3: lead: must be longer than 0",
+            "3: churn: lead: must be longer than 0",
         ),
         (
             f"{HEAD}churn: {{mode: silence, after: 3d, lead: 1d, control: 2}}",
-            "3: control: found '2', must be a number from 0 to 1",
+            "3: churn: control: found '2', must be a number from 0 to 1",
         ),
     ],
 )
@@ -577,8 +586,8 @@ def shipped() -> Rules:
 
 
 def test_the_shipped_definitions_are_complete():
-    """Two titles, an owner, a description and a use each, nothing to warn of."""
-    found = shipped()
+    """Two titles, an owner, a description and a use each, real features, nothing to warn of."""
+    found = load(data.TAGS, discover())
     assert found.warnings == ()
     assert found.churn == Churn(
         mode="silence", after_ms=30 * DAY_MS, lead_ms=3 * DAY_MS, control=0.1
