@@ -1,0 +1,401 @@
+"""Runs the service on a broker, feeds it, and judges it from outside.
+
+Events go in and outputs come out through confluent-kafka, a client of another make. What
+should have come out is what the naive reference makes of the source topic as it lies on
+the broker: nothing here knows what the workers went through meanwhile.
+"""
+
+import contextlib
+import itertools
+import json
+import operator
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+
+from stream.domains import discover
+from stream.rules import load
+from tests.broker.cluster import PASSWORD, USER, Cluster, Listener
+from tests.broker.purchases import DAY_MS, TAGS, Sent, farewells, is_farewell, unusable
+from tests.broker.worker import DEADLINE_S, Worker, tagstream, wait_until
+from tests.reference import Reference, by_user, instant
+
+SESSION_S = 6.0  # the shortest session that brokers allow by default
+QUIET_MS = 6 * DAY_MS  # before the farewells: long enough for every churn deadline
+
+Letter = tuple[str, int, int]  # code, partition and offset of a dead letter
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+PARTITIONERS = {"murmur2": "murmur2_random", "crc32": "consistent_random"}  # librdkafka's names
+
+#: How a transaction of events ends, and how often in 100; None: sent outside of one.
+ENDINGS: dict[Callable[[Producer], None] | None, int] = {
+    None: 70,
+    Producer.commit_transaction: 20,
+    Producer.abort_transaction: 10,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as it lies on the broker; ``timestamp`` in epoch ms."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+    def decoded(self) -> Any:
+        """The value, which has to be JSON."""
+        assert self.value is not None
+        return json.loads(self.value)
+
+
+class Topic:
+    """One topic, read committed and from its beginning, as far as it has been read.
+
+    ``partitions`` holds the records of each partition, in order of offset.
+    """
+
+    def __init__(self, name: str, client: Mapping[str, Any], partitions: int) -> None:
+        self.name = name
+        self.partitions: list[list[Record]] = [[] for _ in range(partitions)]
+        self._settings = {
+            **client,
+            "group.id": "unused",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "fetch.wait.max.ms": 20,
+        }
+
+    def ends(self) -> list[int]:
+        """The end offset of each partition now, markers of transactions counted."""
+        consumer = Consumer(self._settings)
+        try:
+            return [
+                consumer.get_watermark_offsets(TopicPartition(self.name, number), DEADLINE_S)[1]
+                for number in range(len(self.partitions))
+            ]
+        finally:
+            consumer.close()
+
+    def read(self) -> int:
+        """Read on to the end that the broker tells now; returns how many records there are."""
+        consumer = Consumer(self._settings)
+        try:
+            consumer.assign(
+                [
+                    TopicPartition(self.name, number, read[-1].offset + 1 if read else 0)
+                    for number, read in enumerate(self.partitions)
+                ]
+            )
+            unread = set(range(len(self.partitions)))
+            deadline = time.monotonic() + DEADLINE_S
+            trouble = None
+            while unread:
+                assert time.monotonic() < deadline, f"{self.name}: cannot be read: {trouble}"
+                for message in consumer.consume(10_000, timeout=0.2):
+                    number, error = message.partition(), message.error()
+                    if error is None:
+                        self._keep(message)
+                    elif error.code() == KafkaError._PARTITION_EOF and number is not None:
+                        unread.discard(number)
+                    else:
+                        trouble = error  # a broker that is away comes back
+        finally:
+            consumer.close()
+        return sum(map(len, self.partitions))
+
+    def records(self) -> Iterator[Record]:
+        """All records read so far, partition by partition."""
+        return itertools.chain.from_iterable(self.partitions)
+
+    def _keep(self, message: Message) -> None:
+        number, offset = message.partition(), message.offset()
+        assert number is not None and offset is not None
+        timestamp = message.timestamp()[1]
+        self.partitions[number].append(Record(offset, timestamp, message.key(), message.value()))
+
+
+class Service:
+    """One deployment: its topics under a prefix of its own, its workers, what goes in and out.
+
+    ``with`` makes the topics by `tagstream topics` and kills the workers at the end.
+    ``tags`` are the definitions as YAML, None the packaged ones; ``settings`` are further
+    environment variables.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        prefix: str,
+        directory: Path,
+        *,
+        listener: Listener = "PLAIN",
+        partitions: int = 4,
+        partitioner: str = "murmur2",
+        tags: str | None = TAGS,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.settings = {
+            "TAGSTREAM_BROKER": f"kafka://{cluster.servers(listener).replace(',', ';')}",
+            "TAGSTREAM_TOPIC_PREFIX": prefix,
+            "TAGSTREAM_PARTITIONS": str(partitions),
+            "TAGSTREAM_PARTITIONER": partitioner,
+            "TAGSTREAM_TIME": "events",
+            "TAGSTREAM_SESSION_TIMEOUT_MS": f"{SESSION_S * 1000:.0f}",
+            **_security(cluster, listener),
+            **(settings or {}),
+        }
+        if tags is not None:
+            definitions = directory / "tags.yaml"
+            definitions.write_text(tags)
+            self.settings["TAGSTREAM_TAGS"] = str(definitions)
+        self.workers: dict[str, Worker] = {}
+        self.client: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": cluster.bootstrap,
+            "log_level": 0,  # librdkafka writes to standard error by itself
+        }
+        self._partitioner = PARTITIONERS[partitioner]
+        self._producers: dict[tuple[str, bool], Producer] = {}
+        self.source, self.changes, self.warnings, self.dead_letters = (
+            Topic(prefix + name, self.client, partitions)
+            for name in ("purchases", "tag-changes", "churn-warnings", "dead-letters")
+        )
+
+    def __enter__(self) -> Self:
+        made = tagstream("topics", settings=self.settings)
+        assert made.returncode == 0, made.stdout + made.stderr
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for name, worker in self.workers.items():
+            if error is not None:
+                error.add_note(f"-- the end of {name}'s log:\n{worker.tail()}")
+            if worker.running:
+                worker.kill()
+
+    # -- workers
+
+    def start(self, *names: str) -> None:
+        """Start workers, new ones or again, and wait until each is ready."""
+        for name in names:
+            self.workers.setdefault(name, Worker(self.directory / name, self.settings)).start()
+        for name in names:
+            self.workers[name].wait_ready()
+
+    def tend(self) -> None:
+        """Start again every worker that ended by itself, as any deployment would."""
+        for worker in self.workers.values():
+            if worker.ended() is not None:
+                worker.start()
+
+    def wait_whole(self) -> None:
+        """Start what has ended; return once every worker is ready."""
+
+        def whole() -> bool:
+            self.tend()
+            for worker in self.workers.values():
+                if not worker.running:
+                    worker.start()
+            return all(worker.ready() for worker in self.workers.values())
+
+        wait_until(whole, "all workers ready")
+
+    def shares(self) -> list[int]:
+        """How many partitions each worker owns that is there, the fewest first."""
+        self.tend()
+        return sorted(worker.partitions() for worker in self.workers.values() if worker.running)
+
+    # -- input
+
+    def send(
+        self,
+        events: Iterable[Sent],
+        *,
+        topic: str | None = None,
+        codec: str = "none",
+        ending: Callable[[Producer], None] | None = None,
+    ) -> int:
+        """Append ``events`` to the source, or another topic; returns how many, all acknowledged.
+
+        ``ending`` (one of `ENDINGS`) ends the transaction that they are sent in.
+        """
+        topic, count = topic or self.source.name, 0
+        producer = self._producer(codec, transactional=ending is not None)
+        if ending is not None:
+            producer.begin_transaction()
+        for key, value in events:
+            producer.produce(topic, value, key)
+            producer.poll(0)
+            count += 1
+        assert producer.flush(DEADLINE_S) == 0, "the broker did not take the events"
+        if ending is not None:
+            ending(producer)
+        return count
+
+    def _producer(self, codec: str, *, transactional: bool) -> Producer:
+        producer = self._producers.get((codec, transactional))
+        if producer is None:
+            settings = {
+                **self.client,
+                "partitioner": self._partitioner,
+                "compression.type": codec,
+                "enable.idempotence": True,  # a broker's restart repeats and reorders nothing
+                "linger.ms": 5,
+                "queue.buffering.max.messages": 10_000_000,
+            }
+            if transactional:
+                settings["transactional.id"] = f"{self.source.name}-{codec}"
+            producer = self._producers[codec, transactional] = Producer(settings)
+            if transactional:
+                producer.init_transactions(DEADLINE_S)
+        return producer
+
+    @contextlib.contextmanager
+    def feeding(self, events: Iterator[Sent], *, per_s: int = 600) -> Iterator[None]:
+        """Send ``events`` for as long as the block runs: slices of every size and codec, plain
+        or in transactions, some of which are aborted.
+        """
+        over = threading.Event()
+
+        def feed() -> None:
+            rng = random.Random(0)
+            while not over.is_set():
+                slice_ = list(itertools.islice(events, rng.randint(1, 200)))
+                (ending,) = rng.choices(list(ENDINGS), list(ENDINGS.values()))
+                self.send(slice_, codec=rng.choice(CODECS), ending=ending)
+                over.wait(len(slice_) / per_s)
+
+        with ThreadPoolExecutor(1) as thread:
+            fed = thread.submit(feed)
+            try:
+                yield
+            finally:
+                over.set()
+            fed.result()
+
+    # -- output
+
+    def wait_progress(self, changes: int = 100) -> None:
+        """Return once ``changes`` more tag changes are committed than now."""
+        enough = self.changes.read() + changes
+
+        def progressed() -> bool:
+            self.tend()
+            return self.changes.read() >= enough
+
+        wait_until(progressed, f"{changes} more tag changes")
+
+    def wait_idle(self) -> None:
+        """Return once all of a source without transactions is committed."""
+        end = sum(self.source.ends())
+
+        def idle() -> bool:
+            self.tend()
+            return end == sum(
+                worker.metric("tagstream_committed_offset") for worker in self.workers.values()
+            )
+
+        wait_until(idle, "all events committed")
+
+    def check(self) -> None:
+        """Say farewell, wait for the end, stop the workers, and compare everything with the
+        reference: nothing missing, nothing wrong, nothing twice, in order.
+        """
+        self.source.read()
+        usable = (record for record in self.source.records() if not unusable(record.value))
+        newest_ms = max(instant(record.decoded()["ts"]) for record in usable)
+        self.send(farewells(newest_ms + QUIET_MS))
+        self.source.read()
+        expected = self._expected()
+
+        def arrived() -> bool:
+            self.tend()
+            out = [topic.read() for topic in (self.changes, self.warnings, self.dead_letters)]
+            enough = [len(expected.changes), len(expected.warnings), len(expected.dead)]
+            return all(map(operator.ge, out, enough)) and self._all_gone()
+
+        wait_until(arrived, "as many records as expected")
+        for worker in self.workers.values():
+            if worker.running:
+                worker.stop()
+        for topic in (self.changes, self.warnings, self.dead_letters):
+            topic.read()
+        _compare(expected.changes, self.changes, "change_id")
+        _compare(expected.warnings, self.warnings, "warning_id", "status")
+        letters = [record.decoded() for record in self.dead_letters.records()]
+        found = [(each["code"], each["partition"], each["offset"]) for each in letters]
+        assert sorted(found) == sorted(expected.dead)
+
+    def _expected(self) -> "Expected":
+        """What has to follow from the source as it has been read."""
+        rules = load(Path(self.settings["TAGSTREAM_TAGS"]), discover())
+        reference = Reference(rules, len(self.source.partitions))
+        dead: list[Letter] = []
+        for number, records in enumerate(self.source.partitions):
+            for record in records:
+                code = unusable(record.value) or reference.apply(number, record.decoded())
+                if code in ("malformed", "invalid", "too_late"):
+                    dead.append((code, number, record.offset))
+        reference.finish()
+        return Expected(reference.changes, reference.warnings, dead)
+
+    def _all_gone(self) -> bool:
+        """Whether changes of the last users are out on every partition."""
+        return all(
+            any(is_farewell(record.key) for record in records)
+            for records in self.changes.partitions
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the reference makes of the source: decoded records, and dead letters as ``Letter``."""
+
+    changes: list[dict[str, Any]]
+    warnings: list[dict[str, Any]]
+    dead: list[Letter]
+
+
+def _compare(expected: list[dict[str, Any]], topic: Topic, *identity: str) -> None:
+    """Every user's records equal and in order; none with the identity of another."""
+    got = [record.decoded() for record in topic.records()]
+    wanted, found = by_user(expected), by_user(got)
+    for user in wanted.keys() | found.keys():
+        assert found.get(user, []) == wanted.get(user, []), f"{topic.name}: {user}"
+    ids = {tuple(record[part] for part in identity) for record in got}
+    assert len(ids) == len(got), f"{topic.name}: an id is there twice"
+
+
+def _security(cluster: Cluster, listener: Listener) -> dict[str, str]:
+    match listener:
+        case "PLAIN":
+            return {}
+        case "SASL":
+            return {
+                "TAGSTREAM_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+                "TAGSTREAM_SASL_USERNAME": USER,
+                "TAGSTREAM_SASL_PASSWORD": PASSWORD,
+            }
+        case "TLS":
+            return {
+                "TAGSTREAM_SECURITY_PROTOCOL": "SSL",
+                "TAGSTREAM_SSL_CAFILE": str(cluster.certificate),
+            }
