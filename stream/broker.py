@@ -253,8 +253,11 @@ class LocalBroker:
     def _log(self, topic: str, partition: int) -> Log:
         log = self._logs.get((topic, partition))
         if log is None:
-            raise TopicError(f"there is no {topic}[{partition}] on {self.url}: create the topic")
+            raise self._no(f"{topic}[{partition}]")
         return log
+
+    def _no(self, what: str) -> TopicError:
+        return TopicError(f"there is no {what} on {self.url}: create the topic")
 
     # Writing
 
@@ -295,17 +298,19 @@ class LocalBroker:
 
         They pass through memory together: some thousands at a time are best.
         """
-        partitions = len(self.partitions_for_topic(topic) or [self._log(topic, 0)])
         spread: dict[Partition, list[Row]] = {}
         for row in rows:
-            key = row[0]
-            number = (
-                next(self._turns) % partitions
-                if key is None
-                else partition_for(key, partitions, self._partitioner)
-            )
-            spread.setdefault((topic, number), []).append(row)
+            spread.setdefault((topic, self.partition_for(topic, row[0])), []).append(row)
         self.append_many(spread, timestamp)
+
+    def partition_for(self, topic: str, key: bytes | None) -> int:
+        """Where ``produce`` puts a key; records without one take turns."""
+        stored = self._topics.get(topic)
+        if stored is None:
+            raise self._no(topic)
+        if key is None:
+            return next(self._turns) % stored.partitions
+        return partition_for(key, stored.partitions, self._partitioner)
 
     # Reading
 
