@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stream.commands import generate, tags, topics
+from stream.commands import generate, load, tags, topics
 from stream.errors import TagstreamError
 from stream.settings import unknown_variables
 
@@ -75,6 +75,7 @@ def tagstream(
 
 
 app.command(rich_help_panel="Data")(generate.generate)
+app.command(rich_help_panel="Data")(load.load)
 app.command(rich_help_panel="Data")(topics.topics)
 app.add_typer(tags.app, name="tags", rich_help_panel="Definitions and users")
 
