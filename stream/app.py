@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import faust
@@ -20,11 +21,13 @@ from prometheus_client import CollectorRegistry
 
 from stream.assignor import NumberAssignor
 from stream.chunks import chunk_topic
+from stream.commands.lines import Router
 from stream.describe import describe_tag, describe_user
 from stream.domains import Domain
 from stream.errors import UsageError
-from stream.events import Decoder, types_of
-from stream.journal import Journal, KafkaJournal
+from stream.events import Decoder, Rejected, future, types_of
+from stream.journal import Journal, KafkaJournal, Row
+from stream.local import LocalJournal
 from stream.membership import Membership
 from stream.metrics import Metrics
 from stream.ownership import Ownership
@@ -111,8 +114,7 @@ class Tagstream:
         app.settings = settings
         for domain in self.domains.values():
             topic = chunk_topic(app, settings.topic(domain.name), settings.partitions)
-            name = domain.name
-            domain.attach(app, topic, lambda event, name=name: self._deliver(name, event))
+            domain.attach(app, topic, partial(self._deliver, domain.name))
         return app
 
     def _deliver(self, name: str, event: Any) -> None:
@@ -122,8 +124,6 @@ class Tagstream:
         settings = self.settings
         changelog = settings.topic(CHANGELOG)
         if settings.embedded:
-            from stream.local import LocalJournal
-
             return LocalJournal(self.broker, partition=number, changelog=changelog)
         return KafkaJournal(
             settings.client_options(),
@@ -269,6 +269,7 @@ class _Front:
         self._decoders = {
             name: Decoder(domain.events, pattern) for name, domain in service.domains.items()
         }
+        self._router = Router(service.domains)
 
     def ready(self) -> tuple[bool, str]:
         ownership = self._service.ownership
@@ -307,6 +308,27 @@ class _Front:
         return [describe_tag(definition) for definition in self._service.rules.tags]
 
     async def submit(self, events: Sequence[bytes]) -> Sequence[Refusal | None] | None:
-        if not self._service.settings.embedded:
+        service = self._service
+        settings = service.settings
+        if not settings.embedded:
             return None
-        raise UsageError("not yet")
+        latest_ms = time.time_ns() // 1_000_000 if settings.time == "wall" else None
+        refusals: list[Refusal | None] = []
+        rows: dict[tuple[str, int], list[Row]] = {}
+        for raw in events:
+            routed = self._router.route(raw)
+            refusal: Refusal | None = None
+            for name in routed.domains:
+                event = self._decoders[name].decode(raw, routed.key)
+                if isinstance(event, Rejected):
+                    refusal = event
+                elif latest_ms is not None and future(event.ts, latest_ms):
+                    refusal = Rejected("future", "ts: more than 5 minutes ahead of the clock")
+                else:
+                    key = event.user_id.encode()
+                    number = partition_for(key, settings.partitions, settings.partitioner)
+                    rows.setdefault((settings.topic(name), number), []).append((key, raw))
+            refusals.append(refusal)
+        if rows and not any(refusals):
+            service.broker.append_many(rows)
+        return refusals

@@ -170,7 +170,7 @@ class Store:
             else:
                 put(key, value)
         self._finish(batch, index, applied)
-        self._db.write(batch)
+        self._write(batch)
 
     def write_index(self, index: Iterable[IndexChange]) -> None:
         """Index entries alone: for records that a deadline left as they were."""
@@ -180,7 +180,16 @@ class Store:
                 batch.put(key, b"")
             else:
                 batch.delete(key)
-        self._db.write(batch)
+        self._write(batch)
+
+    def _write(self, batch: WriteBatch) -> None:
+        try:
+            self._db.write(batch)
+        except Exception as error:  # rocksdict has no class for a RocksDB status
+            raise StateError(
+                f"{self.path}: RocksDB cannot write: {error}. Free or add disk space and restart"
+                " the worker: nothing is lost, the changelog has everything"
+            ) from error
 
     def _finish(self, batch: WriteBatch, index: Iterable[IndexChange], applied: int) -> None:
         for key, kept in index:
