@@ -13,7 +13,8 @@ reopens all, for somebody else may have owned them meanwhile.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
@@ -124,12 +125,12 @@ class Ownership:
         for partition in kept:
             partition.resume()
         if kept:
-            self._soon(self._release(kept), "release")
+            self._soon(partial(self._release, kept), "release")
         fresh = numbers - self.partitions.keys() - self._opening.keys()
         if fresh:
             self.recovery_started_ms = self._now_ms()
         for number in sorted(fresh):
-            self._opening[number] = self._soon(self._open(number), f"open-{number}")
+            self._opening[number] = self._soon(partial(self._open, number), f"open-{number}")
         log.info(
             "generation %d: owns partitions %s (%d kept, %d to open)",
             generation,
@@ -237,7 +238,7 @@ class Ownership:
 
         if partition is not None:
             partition.suspend()
-        self._closing[number] = self._soon(close(), f"close-{number}")
+        self._closing[number] = self._soon(close, f"close-{number}")
 
     def _partition_failed(self, number: int, error: BaseException) -> None:
         if isinstance(error, Fenced):
@@ -250,10 +251,10 @@ class Ownership:
                 return
         self._fail(error)
 
-    def _soon(self, work: Any, name: str) -> asyncio.Task[None]:
+    def _soon(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
         async def guarded() -> None:
             try:
-                await work
+                await work()
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker

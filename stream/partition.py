@@ -17,7 +17,7 @@ import asyncio
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -229,13 +229,13 @@ class Partition:
     def start(self) -> None:
         """Begin to apply and to write."""
         self._tasks = [
-            asyncio.create_task(self._guard(self._applier()), name=f"apply-{self.number}"),
-            asyncio.create_task(self._guard(self._writer()), name=f"write-{self.number}"),
+            asyncio.create_task(self._guard(self._applier), name=f"apply-{self.number}"),
+            asyncio.create_task(self._guard(self._writer), name=f"write-{self.number}"),
         ]
 
-    async def _guard(self, work: Any) -> None:
+    async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await work
+            await work()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker

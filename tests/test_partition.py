@@ -1,0 +1,279 @@
+"""Partitions with everything real but Faust: journal, store, users in little memory, deadlines.
+
+Whatever the chunks, the flushes, the evictions and the restarts (with the disk, without it, in
+the middle of what has gathered): what is committed equals the naive reference.
+"""
+
+import asyncio
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from stream import recovery
+from stream.broker import LocalBroker
+from stream.chunks import Chunk
+from stream.domains import discover
+from stream.errors import Fenced, SourceTrimmed
+from stream.events import Decoder, types_of
+from stream.local import LocalJournal
+from stream.metrics import Metrics
+from stream.partition import Feed, Partition
+from stream.settings import Settings
+from stream.store import Budget
+from stream.users import Users
+from tests.reference import by_user, run
+from tests.strategies import Scene, scenes
+
+CHANGELOG = "tagstream-state-changelog"
+OUTPUTS = ("tag-changes", "churn-warnings", "dead-letters")
+DOMAIN = discover()["purchases"]
+
+
+def broker_with_topics() -> LocalBroker:
+    broker = LocalBroker(None)
+    for topic in ("purchases", *OUTPUTS):
+        broker.create_topic(topic, 1)
+    broker.create_topic(CHANGELOG, 1, {"cleanup.policy": "compact"})
+    return broker
+
+
+def produce(broker: LocalBroker, events: list[dict[str, Any]]) -> None:
+    rows = [(event["user_id"].encode(), orjson.dumps(event)) for event in events]
+    broker.produce_to("purchases", 0, rows)
+
+
+def committed(broker: LocalBroker, topic: str) -> list[dict[str, Any]]:
+    records = broker.read(topic, 0, 0, max_records=1_000_000)
+    return [orjson.loads(record.value) for record in records]
+
+
+class Worker:
+    """Opens partition 0 again and again, as a worker would, and feeds it chunks."""
+
+    def __init__(self, broker: LocalBroker, rules: Any, disk: Path, *, allowance: int) -> None:
+        self.broker = broker
+        self.rules = rules
+        self.disk = disk
+        self.allowance = allowance
+        self.budget = Budget(16)
+        options = {"partitions": "1", "time": "events", "flush_ms": "1000"}
+        self.settings = Settings.load({**options, "data_dir": str(disk)}, {})
+        self.errors: list[BaseException] = []
+
+    async def open(self) -> Partition:
+        journal = LocalJournal(self.broker, changelog=CHANGELOG, partition=0)
+        await journal.open()
+        recovered = await recovery.recover(
+            journal,
+            self.disk / "state",
+            number=0,
+            budget=self.budget,
+            settings=self.settings,
+            timezone=self.rules.timezone,
+            progress=lambda _: None,
+        )
+        table = DOMAIN.table(self.rules)
+        users = Users(DOMAIN.code, table, recovered.store, lambda: self.allowance)
+        feed = Feed("purchases", "purchases", DOMAIN.code, table, Decoder(DOMAIN.events), users)
+        partition = Partition(
+            0,
+            feeds=[feed],
+            store=recovered.store,
+            journal=journal,
+            applied=recovered.applied,
+            position=recovered.position,
+            settings=self.settings,
+            allowed_delay_ms=self.rules.allowed_delay_ms,
+            metrics=Metrics(
+                CollectorRegistry(), types={"purchases": types_of(DOMAIN.events)}, partitions=1
+            ),
+            failed=self.errors.append,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+        )
+        partition.start()
+        return partition
+
+    def offer(self, partition: Partition, start: int, size: int) -> int:
+        """Hand over the chunk of at most ``size`` records from ``start`` on; return its end."""
+        records = list(self.broker.read("purchases", 0, start, max_records=size))
+        end = records[-1].offset + 1
+        partition.offer("purchases", Chunk("purchases", 0, start, end, records, 0), lambda: None)
+        return end
+
+
+async def live_through(scene: Scene, chance: Random, disk: Path) -> LocalBroker:
+    """Apply a scene with random chunks, pauses, crashes and lost disks; to the end."""
+    broker = broker_with_topics()
+    produce(broker, [event for _, event in scene.stream])
+    worker = Worker(broker, scene.rules, disk, allowance=chance.choice([1, 40_000, 1 << 24]))
+    partition = await worker.open()
+    fetched = partition.feeds["purchases"].place.offset
+    end = broker.end("purchases", 0)
+    while fetched < end:
+        fetched = worker.offer(partition, fetched, chance.choice([1, 2, 5, 100]))
+        action = chance.random()
+        if action < 0.25:
+            await partition.drain()
+        elif action < 0.5:
+            for _ in range(chance.randint(0, 5)):
+                await asyncio.sleep(0)
+        if action < 0.15 or 0.45 < action < 0.5:
+            await partition.close()
+            if chance.random() < 0.4:
+                shutil.rmtree(disk / "state")
+            partition = await worker.open()
+            fetched = partition.feeds["purchases"].place.offset
+        elif action > 0.9 and fetched > 1:
+            # Delivered again: what is applied already is passed over.
+            fetched = worker.offer(partition, fetched - 1, 1)
+    await partition.drain()
+    if scene.until_ms is not None:
+        partition.advance(scene.until_ms)
+        await partition.drain()
+    await partition.close()
+    assert worker.errors == []
+    return broker
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes(), st.randoms(use_true_random=False))
+def test_what_is_committed_equals_the_reference_whatever_happens(scene, chance):
+    """Restarts, evictions, chunk borders and lost disks leave no trace in the outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        broker = asyncio.run(live_through(scene, chance, Path(folder)))
+        with broker:
+            reference = run(scene.rules, [(0, event) for _, event in scene.stream], scene.until_ms)
+            changes = committed(broker, "tag-changes")
+            warnings = committed(broker, "churn-warnings")
+            assert by_user(changes) == by_user(reference.changes)
+            assert by_user(warnings) == by_user(reference.warnings)
+            assert len({change["change_id"] for change in changes}) == len(changes)
+            assert len({(w["warning_id"], w["status"]) for w in warnings}) == len(warnings)
+
+
+async def test_a_chunk_beyond_the_position_stops_the_partition(tmp_path):
+    """Records that were never delivered are not skipped."""
+    with broker_with_topics() as broker:
+        produce(broker, [order(n) for n in range(4)])
+        worker = Worker(broker, shipped_rules(), tmp_path, allowance=1 << 20)
+        partition = await worker.open()
+        worker.offer(partition, 2, 1)
+        await until(lambda: worker.errors)
+        assert isinstance(worker.errors[0], SourceTrimmed)
+        assert committed(broker, "tag-changes") == []
+        await partition.close()
+
+
+async def test_a_fenced_partition_writes_nothing_more(tmp_path):
+    """Another owner opened the journal: what has gathered here never becomes visible."""
+    with broker_with_topics() as broker:
+        produce(broker, [order(n) for n in range(4)])
+        worker = Worker(broker, shipped_rules(), tmp_path / "a", allowance=1 << 20)
+        partition = await worker.open()
+        other = Worker(broker, shipped_rules(), tmp_path / "b", allowance=1 << 20)
+        successor = await other.open()
+        worker.offer(partition, 0, 4)
+        await until(lambda: worker.errors)
+        assert isinstance(worker.errors[0], Fenced)
+        assert committed(broker, "tag-changes") == []
+        other.offer(successor, 0, 4)
+        await successor.drain()
+        assert committed(broker, "tag-changes") != []
+        await partition.close()
+        await successor.close()
+
+
+async def test_an_unexpected_error_stops_before_anything_of_the_flush_is_visible(tmp_path):
+    """A bug in a table: no change, no position, no acknowledgement."""
+    acked: list[int] = []
+    with broker_with_topics() as broker:
+        produce(broker, [order(n) for n in range(4)])
+        worker = Worker(broker, shipped_rules(), tmp_path, allowance=1 << 20)
+        partition = await worker.open()
+        feed = partition.feeds["purchases"]
+        feed.users.add(b"u2", "u2").values = None  # what no record ever holds
+        records = list(broker.read("purchases", 0, 0, max_records=4))
+        chunk = Chunk("purchases", 0, 0, 4, records, 0)
+        partition.offer("purchases", chunk, lambda: acked.append(1))
+        await until(lambda: worker.errors)
+        await partition.close()
+        assert isinstance(worker.errors[0], TypeError)
+        assert committed(broker, "tag-changes") == []
+        assert broker.end(CHANGELOG, 0) == 0
+        assert acked == []
+
+
+async def test_unusable_events_are_dead_lettered_and_the_rest_of_the_chunk_goes_on(tmp_path):
+    """Each under its code, with the original; none stops the others."""
+    with broker_with_topics() as broker:
+        good = order(1)
+        rows = [
+            (b"u1", b"{"),
+            (b"u1", orjson.dumps({**good, "type": "dance"})),
+            (b"u1", orjson.dumps({**good, "amount": -1})),
+            (b"u9", orjson.dumps(good)),
+            (b"u1", orjson.dumps(good)),
+            (b"u1", orjson.dumps({**good, "event_id": "old", "ts": good["ts"] - 8 * 86_400_000})),
+            (b"u1", b"x" * 70_000),
+        ]
+        broker.produce_to("purchases", 0, rows)
+        worker = Worker(broker, shipped_rules(), tmp_path, allowance=1 << 20)
+        partition = await worker.open()
+        worker.offer(partition, 0, 100)
+        await partition.drain()
+        letters = committed(broker, "dead-letters")
+        assert [(letter["offset"], letter["code"]) for letter in letters] == [
+            (0, "malformed"),
+            (1, "unknown_type"),
+            (2, "invalid"),
+            (3, "key_mismatch"),
+            (5, "too_late"),
+            (6, "too_large"),
+        ]
+        assert committed(broker, "tag-changes") != []
+        await partition.close()
+
+
+@pytest.mark.parametrize("partitioner", ["murmur2", "crc32"])
+async def test_a_record_in_the_wrong_partition_is_dead_lettered(tmp_path, partitioner):
+    """Its user belongs to another owner, by the partitioner that is set."""
+    with broker_with_topics() as broker:
+        produce(broker, [order(n) for n in range(40)])
+        worker = Worker(broker, shipped_rules(), tmp_path, allowance=1 << 20)
+        options = {"data_dir": str(tmp_path), "partitions": "4", "partitioner": partitioner}
+        worker.settings = Settings.load({**options, "time": "events"}, {})
+        partition = await worker.open()
+        worker.offer(partition, 0, 100)
+        await partition.drain()
+        codes = {letter["code"] for letter in committed(broker, "dead-letters")}
+        refused = len(committed(broker, "dead-letters"))
+        assert codes == {"wrong_partition"}
+        assert 0 < refused < 40
+        await partition.close()
+
+
+def order(number: int) -> dict[str, Any]:
+    user = f"u{number}"
+    ts = 1_750_000_000_000 + number
+    return {"event_id": f"e{number}", "user_id": user, "type": "order", "ts": ts, "amount": 20}
+
+
+def shipped_rules() -> Any:
+    from tests.strategies import shipped
+
+    return shipped()
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
