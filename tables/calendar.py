@@ -10,7 +10,7 @@ counted per day.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -49,6 +49,8 @@ class Calendar:
         self._zone = ZoneInfo(zone)
         self._days: dict[int, int] = {}
         self._starts: dict[int, int] = {}
+        self.iso = lru_cache(maxsize=8_192)(self._iso)
+        """Local time with milliseconds and offset, as in every output."""
 
     def day(self, ts_ms: int) -> int:
         """The local day that ``ts_ms`` lies on."""
@@ -60,8 +62,7 @@ class Calendar:
         start_ms = self._starts.get(day)
         return self._look_up_start(day) if start_ms is None else start_ms
 
-    def iso(self, ts_ms: int) -> str:
-        """Local time with milliseconds and offset, as in every output."""
+    def _iso(self, ts_ms: int) -> str:
         return self._local(ts_ms).isoformat(timespec="milliseconds")
 
     def _local(self, ts_ms: int) -> datetime:

@@ -88,7 +88,8 @@ def is_known(user: Recent, event_hash: int, horizon_ms: int, blocks: Blocks) -> 
 def remember(user: Recent, event_hash: int, ts_ms: int, horizon_ms: int, blocks: Blocks) -> None:
     """Note an applied event, and forget what lies at or before ``horizon_ms``."""
     recent = user.recent
-    recent.pop(event_hash, None)  # a forgotten id that comes again is the youngest
+    if event_hash in recent:
+        del recent[event_hash]  # forgotten, and now the youngest
     recent[event_hash] = ts_ms
     # Arrival is nearly the order of time: what has expired is nearly always in front.
     while recent and recent[oldest := next(iter(recent))] <= horizon_ms:

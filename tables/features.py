@@ -8,76 +8,123 @@ declares a feature under the function's name. From the second part `tables/table
 when a user has to be looked at again although nothing was heard of him. A feature that only
 events change declares none. All of it counts in local days: the day of the user's clock is
 ``user.today``.
+
+A user's days are kept in ``user.days``, ascending, behind the sentinel ``FIRST_DAY``; beside
+it stand *columns*, lists of whole running totals up to and including each day, which never fall.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil, floor, isfinite
+from operator import attrgetter
 from typing import Any, Final, Protocol, TypeVar
 
 FIRST_DAY: Final = -(10**9)
-"""Before every day there is; the sentinel in front of a list of days."""
+"""Before every day there is."""
 
 NO_DAY: Final = 10**9
 """After every day there is."""
 
-Constants = Sequence[float] | None
+Constants = tuple[float, ...] | None
 DayOf = Callable[[Any], int]
 Read = TypeVar("Read", bound=Callable[[Any], Any])
 
 
 class Change(Protocol):
-    """How a feature changes with no event."""
+    """How a feature changes with no event. Equal ones are asked once."""
 
     def next_turn(self, constants: Constants) -> DayOf:
-        """A function of a user: the first day after today at whose start the feature may change
-        what a rule makes of it; ``NO_DAY`` if none.
+        """A function of a user: a day after today at whose start the feature changes, not after
+        the first one that matters; ``NO_DAY`` if none does.
 
-        ``constants`` are all the numbers that rules compare it with; None: they use it in other
-        ways too. Earlier than needed is allowed, later is not.
+        A change matters where a rule may tell the values before and after it apart. ``constants``
+        are all the numbers that rules compare the feature with; None: they use it in other ways.
         """
 
     def last_turn(self, user: Any, day: int) -> int:
-        """The last day up to ``day`` at whose start the feature changed, exactly, if no event
-        comes until then; any day up to today if there is none.
+        """The last day up to ``day`` at whose start the feature changed, if no event comes until
+        then; any day up to today if there is none.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A sum over the last ``days`` local days, today included.
+    """The sum of a column over the last ``days`` local days, today included, over ``unit``.
 
-    ``user.days`` are the days that hold something, ascending, behind a sentinel;
-    ``getattr(user, column)`` the running totals up to and including each.
+    Or less than that by what leaves the window first, as orders without the very first.
     """
 
     days: int
     column: str
+    unit: int = 1
 
     def next_turn(self, constants: Constants) -> DayOf:
-        """The oldest day leaves the window."""
-        return _oldest_leaves(self.days)
+        """A day leaves that brings the sum to a constant or below it."""
+        if constants is None:
+            return _oldest_leaves(self.days, self.column)
+        return _sum_falls(self.days, self.column, _levels(constants, self.unit))
 
     def last_turn(self, user: Any, day: int) -> int:
-        """The last day at which something other than zero left the window."""
-        held: list[int] = user.days
-        totals: list[int] = getattr(user, self.column)
-        last = bisect_right(held, day - self.days) - 1
-        while last > 0 and totals[last] == totals[last - 1]:
-            last -= 1
-        return held[last] + self.days
+        """The last day at which anything left."""
+        return _last_left(user, self.days, self.column, day)
 
 
-@cache  # one function per length, so that all windows of a length are asked once
-def _oldest_leaves(days: int) -> DayOf:
-    def leaves(user: Any) -> int:
-        held: list[int] = user.days
-        oldest = bisect_right(held, user.today - days)
-        return held[oldest] + days if oldest < len(held) else NO_DAY
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A ``Window`` over ``column`` less the same over the column ``less``."""
 
-    return leaves
+    days: int
+    column: str
+    less: str
+    unit: int = 1
+
+    def next_turn(self, constants: Constants) -> DayOf:
+        """While the window holds nothing to take off, a sum; otherwise any day that leaves."""
+        plain = Window(self.days, self.column, self.unit).next_turn(constants)
+        either = [_oldest_leaves(self.days, column) for column in (self.column, self.less)]
+        days, totals_of = self.days, attrgetter(self.less)
+
+        def turns(user: Any) -> int:
+            totals: list[int] = totals_of(user)
+            total = totals[-1]
+            if not total or total == totals[bisect_right(user.days, user.today - days) - 1]:
+                return plain(user)
+            return min(leaves(user) for leaves in either)
+
+        return turns
+
+    def last_turn(self, user: Any, day: int) -> int:
+        """The last day at which anything left, on either side."""
+        return max(_last_left(user, self.days, column, day) for column in (self.column, self.less))
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A ``Window`` over ``column`` divided by the same over ``by``; 0 where that is 0."""
+
+    days: int
+    column: str
+    by: str
+
+    def next_turn(self, constants: Constants) -> DayOf:
+        """Any day that leaves, until nothing is left to divide."""
+        days, totals_of = self.days, attrgetter(self.column)
+        leaves = _oldest_leaves(days, self.by)
+
+        def turns(user: Any) -> int:
+            totals: list[int] = totals_of(user)
+            total = totals[-1]
+            if not total or total == totals[bisect_right(user.days, user.today - days) - 1]:
+                return NO_DAY
+            return leaves(user)
+
+        return turns
+
+    def last_turn(self, user: Any, day: int) -> int:
+        """The last day at which anything left."""
+        return _last_left(user, self.days, self.by, day)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,36 +134,95 @@ class Since:
     day: str
 
     def next_turn(self, constants: Constants) -> DayOf:
-        """The number becomes one that a rule tells from those before it."""
-        attribute = self.day
-        if constants is None:
-
-            def tomorrow(user: Any) -> int:
-                return NO_DAY if getattr(user, attribute) is None else user.today + 1
-
-            return tomorrow
-        steps = sorted(
-            {
-                step
-                for constant in constants
-                if isfinite(constant)
-                for step in (ceil(constant), floor(constant) + 1)
-                if 0 < step < NO_DAY
-            }
-        )
-
-        def crosses(user: Any) -> int:
-            day: int | None = getattr(user, attribute)
-            if day is None:
-                return NO_DAY
-            step = bisect_right(steps, user.today - day)
-            return day + steps[step] if step < len(steps) else NO_DAY
-
-        return crosses
+        """The number reaches or passes a constant."""
+        return _next_midnight(self.day) if constants is None else _passes(self.day, constants)
 
     def last_turn(self, user: Any, day: int) -> int:
         """Every midnight counts."""
         return FIRST_DAY if getattr(user, self.day) is None else day
+
+
+# Cached, so that equal questions are the same function and are asked once.
+
+
+@cache
+def _oldest_leaves(days: int, column: str) -> DayOf:
+    totals_of = attrgetter(column)
+
+    def leaves(user: Any) -> int:
+        held: list[int] = user.days
+        totals: list[int] = totals_of(user)
+        oldest = bisect_right(held, user.today - days)
+        while oldest < len(held) and totals[oldest] == totals[oldest - 1]:
+            oldest += 1
+        return held[oldest] + days if oldest < len(held) else NO_DAY
+
+    return leaves
+
+
+@cache
+def _sum_falls(days: int, column: str, levels: tuple[int, ...]) -> DayOf:
+    totals_of = attrgetter(column)
+
+    def falls(user: Any) -> int:
+        held: list[int] = user.days
+        totals: list[int] = totals_of(user)
+        before = bisect_right(held, user.today - days) - 1
+        total = totals[-1]
+        passed = bisect_left(levels, total - totals[before])  # levels below the sum
+        if not passed:
+            return NO_DAY
+        return held[bisect_left(totals, total - levels[passed - 1], before + 1)] + days
+
+    return falls
+
+
+@cache
+def _next_midnight(day: str) -> DayOf:
+    day_of = attrgetter(day)
+    return lambda user: NO_DAY if day_of(user) is None else user.today + 1
+
+
+@cache
+def _passes(day: str, constants: tuple[float, ...]) -> DayOf:
+    day_of = attrgetter(day)
+    finite = [constant for constant in constants if isfinite(constant)]
+    values = {value for constant in finite for value in (ceil(constant), floor(constant) + 1)}
+    steps = sorted(value for value in values if 0 < value < NO_DAY)
+
+    def passes(user: Any) -> int:
+        happened: int | None = day_of(user)
+        if happened is None:
+            return NO_DAY
+        step = bisect_right(steps, user.today - happened)
+        return happened + steps[step] if step < len(steps) else NO_DAY
+
+    return passes
+
+
+def _levels(constants: tuple[float, ...], unit: int) -> tuple[int, ...]:
+    """Whole sums, ascending: one that falls from above a level to it or below passes a constant
+    or leaves one.
+    """
+    levels: set[int] = set()
+    for constant in constants:
+        if not isfinite(constant):
+            continue
+        level = floor(constant * unit)  # the largest that is not above the constant
+        level += 1 if (level + 1) / unit <= constant else -1 if level / unit > constant else 0
+        levels.add(level)
+        if level / unit == constant:
+            levels.add(level - 1)
+    return tuple(sorted(level for level in levels if level >= 0))
+
+
+def _last_left(user: Any, days: int, column: str, day: int) -> int:
+    held: list[int] = user.days
+    totals: list[int] = getattr(user, column)
+    last = bisect_right(held, day - days) - 1
+    while last > 0 and totals[last] == totals[last - 1]:
+        last -= 1
+    return held[last] + days if last else FIRST_DAY
 
 
 class Features:
@@ -149,7 +255,4 @@ class Features:
 
     def longest_window(self) -> int:
         """Days that events have to be kept for."""
-        return max(
-            (change.days for change in self.changes.values() if isinstance(change, Window)),
-            default=0,
-        )
+        return max(getattr(change, "days", 0) for change in self.changes.values())

@@ -12,6 +12,7 @@ features as of the clock. Money in fen inside, in yuan as a feature. Source: top
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,7 +21,17 @@ from msgspec import Meta, field
 from tables.churn import ChurnState, Silence
 from tables.event import Erase
 from tables.event import Event as AnyEvent
-from tables.features import FIRST_DAY, NO_DAY, Constants, DayOf, Features, Since, Window
+from tables.features import (
+    FIRST_DAY,
+    NO_DAY,
+    Balance,
+    Constants,
+    DayOf,
+    Features,
+    Ratio,
+    Since,
+    Window,
+)
 from tables.table import NEVER, Outputs, Rules, Table, User
 
 MAX_YUAN: Final = 1e9
@@ -93,7 +104,7 @@ class Buyer(User):
     days: list[int] = field(default_factory=lambda: [FIRST_DAY])
     orders: list[int] = field(default_factory=lambda: [0])
     amount_fen: list[int] = field(default_factory=lambda: [0])  # of orders
-    net_fen: list[int] = field(default_factory=lambda: [0])  # of orders, less refunds
+    refund_fen: list[int] = field(default_factory=lambda: [0])
     coupons: list[int] = field(default_factory=lambda: [0])  # orders with one
     active: list[int] = field(default_factory=lambda: [0])  # days with an order
     first_ms: int | None = None  # the earliest order
@@ -117,22 +128,22 @@ class Streak:
     """A run of days ends two midnights after its last day."""
 
     def next_turn(self, constants: Constants) -> DayOf:
-        """Same for all rules: the streak only ever falls to 0."""
-        return _streak_breaks
+        """It matters only to a run that is as long as some number a rule compares it with."""
+        if constants is None:
+            return partial(_run_breaks, 1)
+        reached = [constant for constant in constants if constant >= 0]
+        return partial(_run_breaks, min(reached, default=inf))
 
     def last_turn(self, user: Buyer, day: int) -> int:
         """Where it fell to 0."""
         return FIRST_DAY if user.last_day is None or user.last_day + 2 > day else user.last_day + 2
 
 
-def _streak_breaks(user: Buyer) -> int:
+def _run_breaks(shortest: float, user: Buyer) -> int:
     last_day = user.last_day
-    return NO_DAY if last_day is None or last_day + 2 <= user.today else last_day + 2
-
-
-def _before(user: Buyer, days: int) -> int:
-    """The entry that holds the totals before the last ``days`` days."""
-    return bisect_right(user.days, user.today - days) - 1
+    if last_day is None or last_day + 2 <= user.today or last_day - user.run_day + 1 < shortest:
+        return NO_DAY
+    return last_day + 2
 
 
 def _days_since(user: Buyer, day: int | None) -> float:
@@ -153,19 +164,19 @@ def purchase_streak_days(user: Buyer) -> int:
 @features.add(Window(30, "orders"))
 def orders_30d(user: Buyer) -> int:
     """Orders in the last 30 local days. Source: ``order``. Late order: counted on its day."""
-    return user.orders[-1] - user.orders[_before(user, 30)]
+    return user.orders[-1] - user.orders[bisect_right(user.days, user.today - 30) - 1]
 
 
 @features.add(Window(90, "orders"))
 def orders_90d(user: Buyer) -> int:
     """Orders in the last 90 local days. Source: ``order``. Late order: counted on its day."""
-    return user.orders[-1] - user.orders[_before(user, 90)]
+    return user.orders[-1] - user.orders[bisect_right(user.days, user.today - 90) - 1]
 
 
 @features.add(Window(365, "orders"))
 def orders_365d(user: Buyer) -> int:
     """Orders in the last 365 local days. Source: ``order``. Late order: counted on its day."""
-    return user.orders[-1] - user.orders[_before(user, 365)]
+    return user.orders[-1] - user.orders[bisect_right(user.days, user.today - 365) - 1]
 
 
 @features.add()
@@ -180,64 +191,70 @@ def repurchases_90d(user: Buyer) -> int:
 
     Source: ``order``. Late order: counted on its day; may become the earliest.
     """
-    orders = user.orders[-1] - user.orders[_before(user, 90)]
+    orders = user.orders[-1] - user.orders[bisect_right(user.days, user.today - 90) - 1]
     first_day = user.first_day
     return orders if first_day is None or first_day <= user.today - 90 else orders - 1
 
 
-@features.add(Window(30, "net_fen"))
+@features.add(Balance(30, "amount_fen", "refund_fen", unit=100))
 def spend_30d(user: Buyer) -> float:
     """Orders less refunds of the last 30 local days, in yuan, negative where refunds prevail.
 
     Source: ``order``, ``refund``. Late event: counted on its day.
     """
-    return (user.net_fen[-1] - user.net_fen[_before(user, 30)]) / 100
+    before = bisect_right(user.days, user.today - 30) - 1
+    bought, returned = user.amount_fen, user.refund_fen
+    return (bought[-1] - bought[before] - returned[-1] + returned[before]) / 100
 
 
-@features.add(Window(90, "net_fen"))
+@features.add(Balance(90, "amount_fen", "refund_fen", unit=100))
 def spend_90d(user: Buyer) -> float:
     """As ``spend_30d``, over 90 local days."""
-    return (user.net_fen[-1] - user.net_fen[_before(user, 90)]) / 100
+    before = bisect_right(user.days, user.today - 90) - 1
+    bought, returned = user.amount_fen, user.refund_fen
+    return (bought[-1] - bought[before] - returned[-1] + returned[before]) / 100
 
 
-@features.add(Window(365, "net_fen"))
+@features.add(Balance(365, "amount_fen", "refund_fen", unit=100))
 def spend_365d(user: Buyer) -> float:
     """As ``spend_30d``, over 365 local days."""
-    return (user.net_fen[-1] - user.net_fen[_before(user, 365)]) / 100
+    before = bisect_right(user.days, user.today - 365) - 1
+    bought, returned = user.amount_fen, user.refund_fen
+    return (bought[-1] - bought[before] - returned[-1] + returned[before]) / 100
 
 
 @features.add()
 def spend_total(user: Buyer) -> float:
     """Orders less refunds ever, in yuan. Source: ``order``, ``refund``. Late event: counted."""
-    return user.net_fen[-1] / 100
+    return (user.amount_fen[-1] - user.refund_fen[-1]) / 100
 
 
-@features.add(Window(90, "orders"))
+@features.add(Ratio(90, "amount_fen", "orders"))
 def avg_order_90d(user: Buyer) -> float:
     """Mean amount of the orders of the last 90 local days, in yuan; 0 where there are none.
 
     Refunds do not count. Source: ``order``. Late order: counted on its day.
     """
-    before = _before(user, 90)
+    before = bisect_right(user.days, user.today - 90) - 1
     orders = user.orders[-1] - user.orders[before]
     return (user.amount_fen[-1] - user.amount_fen[before]) / (100 * orders) if orders else 0
 
 
-@features.add(Window(90, "orders"))
+@features.add(Ratio(90, "coupons", "orders"))
 def coupon_rate_90d(user: Buyer) -> float:
     """Share of the orders of the last 90 local days that had a coupon, 0 to 1; 0 where none.
 
     Source: ``order``. Late order: counted on its day.
     """
-    before = _before(user, 90)
+    before = bisect_right(user.days, user.today - 90) - 1
     orders = user.orders[-1] - user.orders[before]
     return (user.coupons[-1] - user.coupons[before]) / orders if orders else 0
 
 
-@features.add(Window(90, "orders"))
+@features.add(Window(90, "active"))
 def active_days_90d(user: Buyer) -> int:
     """Days with an order among the last 90 local days. Source: ``order``. Late order: counted."""
-    return user.active[-1] - user.active[_before(user, 90)]
+    return user.active[-1] - user.active[bisect_right(user.days, user.today - 90) - 1]
 
 
 @features.add(Since("last_day"))
@@ -311,7 +328,7 @@ class Purchases(Table[Buyer]):
             self._order(user, event, day, out)
         elif isinstance(event, Refund):
             entry = self._entry(user, day)
-            _add(user.net_fen, entry, -event.amount_fen)
+            _add(user.refund_fen, entry, event.amount_fen)
         elif isinstance(event, Registered | Updated):
             self._profile(user, event, day)
 
@@ -337,7 +354,6 @@ class Purchases(Table[Buyer]):
         if entry == len(orders) - 1:
             orders[entry] += 1
             user.amount_fen[entry] += amount_fen
-            user.net_fen[entry] += amount_fen
             if event.coupon:
                 user.coupons[entry] += 1
             if is_first_of_day:
@@ -345,7 +361,6 @@ class Purchases(Table[Buyer]):
         else:
             _add(orders, entry, 1)
             _add(user.amount_fen, entry, amount_fen)
-            _add(user.net_fen, entry, amount_fen)
             _add(user.coupons, entry, int(event.coupon))
             _add(user.active, entry, int(is_first_of_day))
         if is_first_of_day:
@@ -378,7 +393,7 @@ class Purchases(Table[Buyer]):
         newest = days[-1]
         if day == newest:
             return len(days) - 1
-        columns = (user.orders, user.amount_fen, user.net_fen, user.coupons, user.active)
+        columns = (user.orders, user.amount_fen, user.refund_fen, user.coupons, user.active)
         if day > newest:
             if len(days) > _PRUNED and days[_PRUNED] <= user.today - _KEPT_DAYS:
                 self._prune(user)
@@ -403,7 +418,7 @@ class Purchases(Table[Buyer]):
                 day, run = user.days[entry], user.pruned_run
                 user.pruned_run = (run[0] if run and run[1] == day - 1 else day, day)
         del user.days[1 : entries + 1]
-        for column in (user.orders, user.amount_fen, user.net_fen, user.coupons, user.active):
+        for column in (user.orders, user.amount_fen, user.refund_fen, user.coupons, user.active):
             del column[:entries]
 
     def _describe(self, user: Buyer) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class User(Struct, array_like=True, gc=False):
     newest_ms: int = -NEVER  # the largest event time applied
     today: int = FIRST_DAY  # the local day of the clock
     deadline_ms: int = NEVER  # what ``Table.deadline_ms`` said last
-    hint_ms: int = NEVER  # no deadline, tag or none, lies before it
+    hint_ms: int = NEVER  # ``fire`` has nothing to do before it
     tags: dict[str, TagState] = {}
     recent: dict[int, int] = {}
     spilled: Spilled | None = None
@@ -199,7 +199,7 @@ class Table(Generic[U]):
             return "duplicate"
         if user.rules != self._rules_id:
             self._adopt(user, out)
-        if ts_ms >= user.hint_ms or time_ms >= user.hint_ms:
+        if ts_ms >= user.hint_ms or time_ms > ts_ms:
             self._catch_up(user, ts_ms, time_ms, out)
         day = self._day(ts_ms)
         outcome: Outcome = "late"
@@ -215,6 +215,7 @@ class Table(Generic[U]):
         values = self._evaluate(user)
         if values != user.values:
             self._emit(user, values, {"kind": "event", "event_id": event.event_id}, out)
+        # deadline_ms will find the next one exactly; until then nothing can be due before this.
         hint_ms = self._day_start_ms(user.today + 1)
         instant_ms = self.instant_ms(user)
         user.hint_ms = instant_ms if instant_ms < hint_ms else hint_ms
@@ -238,11 +239,12 @@ class Table(Generic[U]):
             if values != user.values:
                 self._emit(user, values, {"kind": "time"}, out)
                 changed = True
+        user.hint_ms = due_ms
         return changed
 
     def deadline_ms(self, user: U) -> int:
         """The next instant at which something may follow with no event; ``NEVER`` if none."""
-        user.deadline_ms = due_ms = self._next_ms(user)
+        user.deadline_ms = user.hint_ms = due_ms = self._next_ms(user)
         return due_ms
 
     def _next_ms(self, user: U) -> int:
@@ -258,8 +260,8 @@ class Table(Generic[U]):
     def _catch_up(self, user: U, ts_ms: int, time_ms: int, out: Outputs) -> None:
         """Bring the clock to the last deadline before an event, those of no tag included."""
         self.fire(user, max(ts_ms, time_ms), out)
-        if ts_ms >= time_ms:
-            return  # the event itself moves the clock at least as far
+        if ts_ms >= time_ms or user.newest_ms == -NEVER:
+            return  # the event itself moves the clock at least as far, or starts it
         today = self._day(time_ms)
         last = FIRST_DAY
         for change in self._changes:
