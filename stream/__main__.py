@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stream.commands import generate, load, tags, topics
+from stream.commands import generate, load, replay, tags, topics, worker
 from stream.errors import TagstreamError
 from stream.settings import unknown_variables
 
@@ -74,6 +74,8 @@ def tagstream(
     logging.getLogger().addHandler(logging.NullHandler())
 
 
+app.command(rich_help_panel="Service")(worker.worker)
+app.command(rich_help_panel="Run")(replay.replay)
 app.command(rich_help_panel="Data")(generate.generate)
 app.command(rich_help_panel="Data")(load.load)
 app.command(rich_help_panel="Data")(topics.topics)

@@ -192,10 +192,11 @@ class Ownership:
         self.partitions[number] = partition
         del self._opening[number]
         seconds = time.monotonic() - started
-        log.info("partition %d open after %.2f s", number, seconds)
+        log.debug("partition %d open after %.2f s", number, seconds)
         if not self._opening:
             self.recovery_seconds = seconds
             self.recovery_started_ms = None
+            log.info("ready: %d partitions open after %.2f s", len(self.partitions), seconds)
         if self._assigned:
             await self._release([partition])
         else:

@@ -1,0 +1,90 @@
+"""``tagstream worker``: the service, until it is told to stop.
+
+SIGTERM and SIGINT end it in good order: what has gathered is committed, partitions are let
+go, exit 0. Any error that stops it is one line (a fault of ours shows its traceback), exit 1;
+start it again: it goes on from the last transaction committed. A shutdown that hangs, on a
+broker that does not answer say, is cut off after `SHUTDOWN_S`: nothing is lost by that.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from stream import garbage
+from stream.app import Tagstream
+from stream.commands.options import BROKER, STATE, TAGS, WORKER, takes
+from stream.commands.topics import refuse_loss
+from stream.domains import discover
+from stream.errors import TagstreamError
+from stream.rules import load
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SHUTDOWN_S = 60.0
+
+
+@takes(*BROKER, *STATE, *TAGS, *WORKER)
+def worker(settings: Settings) -> None:
+    """Run the service: follow the sources, keep the state, emit every change.
+
+    With no broker configured it runs on the embedded one, keeping its data under the data
+    directory; events then come in by POST /events.
+    """
+    log_to_stderr(settings.log_level)
+    domains = discover()
+    rules = load(settings.tags, domains)
+    for warning in rules.warnings:
+        log.warning("%s", warning)
+    if not settings.embedded:
+        refuse_loss(settings)
+    garbage.relax()
+    error = asyncio.run(_run(Tagstream(settings, rules, domains)))
+    if isinstance(error, TagstreamError):
+        raise error
+    if error is not None:
+        log.critical("stopped by an unexpected error", exc_info=error)
+        raise SystemExit(1)
+
+
+async def _run(service: Tagstream) -> BaseException | None:
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    ends = [asyncio.create_task(service.until_stopped()), asyncio.create_task(asked.wait())]
+    starting = asyncio.create_task(service.start())
+    try:
+        await asyncio.wait([starting, *ends], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        # From here on nothing but the end may take time: the next owner waits for it.
+        cut_off = loop.call_later(SHUTDOWN_S, _cut_off)
+        for task in (starting, *ends):
+            task.cancel()
+        await service.stop()
+        cut_off.cancel()
+    return service.error
+
+
+def _cut_off() -> None:
+    log.error("the shutdown took more than %.0f s and is cut off; nothing is lost", SHUTDOWN_S)
+    logging.shutdown()
+    os._exit(1)
+
+
+def log_to_stderr(level: str) -> None:
+    """One line per message; the libraries' only from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    )
+    # Faust's services announce every start and stop of theirs, each under our modules' names.
+    handler.addFilter(lambda record: not str(record.msg).startswith("[%s%s]"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("stream", "tables", "agents"):
+        logging.getLogger(name).setLevel(level.upper())
