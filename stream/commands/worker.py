@@ -84,7 +84,7 @@ def log_to_stderr(level: str) -> None:
         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     )
     # Faust's services announce every start and stop of theirs, each under our modules' names.
-    handler.addFilter(lambda record: not str(record.msg).startswith("[%s%s]"))
+    handler.addFilter(lambda record: not str(record.msg).startswith("[^"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("stream", "tables", "agents"):
         logging.getLogger(name).setLevel(level.upper())
