@@ -75,7 +75,7 @@ def tagstream(
 
 
 app.command(rich_help_panel="Service")(worker.worker)
-app.command(rich_help_panel="Run")(replay.replay)
+app.command(rich_help_panel="Service")(replay.replay)
 app.command(rich_help_panel="Data")(generate.generate)
 app.command(rich_help_panel="Data")(load.load)
 app.command(rich_help_panel="Data")(topics.topics)

@@ -16,7 +16,9 @@ import aiohttp
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from stream.broker import LocalBroker
 from stream.errors import TagstreamError, UsageError
+from stream.log import Row
 from stream.partitioner import partition_for
 from stream.settings import Settings
 
@@ -76,18 +78,36 @@ class FileFeed:
         self._file.flush()
 
 
-class KafkaFeed:
-    """Events into the source topics, each in the partition that the setting gives its key.
+def place_of(settings: Settings, item: Item) -> tuple[str, int]:
+    """The topic of an item, and the partition that the setting gives its key; 0 without one."""
+    key = item.key
+    number = 0 if key is None else partition_for(key, settings.partitions, settings.partitioner)
+    return settings.topic(item.domain), number
 
-    An item without a key goes to partition 0.
-    """
+
+class EmbeddedFeed:
+    """Events into the source topics of the embedded broker in this process."""
+
+    def __init__(self, settings: Settings, broker: LocalBroker) -> None:
+        self._settings = settings
+        self._broker = broker
+
+    async def send(self, items: Sequence[Item]) -> None:
+        rows: dict[tuple[str, int], list[Row]] = {}
+        for item in items:
+            rows.setdefault(place_of(self._settings, item), []).append((item.key, item.value))
+        self._broker.append_many(rows)
+
+
+class KafkaFeed:
+    """Events into the source topics of a Kafka broker."""
 
     def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
         self._settings = settings
         self._producer = producer
 
     async def send(self, items: Sequence[Item]) -> None:
-        settings, producer = self._settings, self._producer
+        producer = self._producer
         builders: dict[tuple[str, int], Any] = {}
         sent: list[asyncio.Future[Any]] = []
 
@@ -96,13 +116,8 @@ class KafkaFeed:
             sent.append(await producer.send_batch(batch, place[0], partition=place[1]))
 
         try:
-            for domain, key, value in items:
-                number = (
-                    0
-                    if key is None
-                    else partition_for(key, settings.partitions, settings.partitioner)
-                )
-                place = (settings.topic(domain), number)
+            for item in items:
+                place, (_, key, value) = place_of(self._settings, item), item
                 batch = builders.get(place) or builders.setdefault(place, producer.create_batch())
                 if batch.append(key=key, value=value, timestamp=None) is None:
                     await finish(place)

@@ -10,18 +10,26 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Annotated, Any, NamedTuple
 
 import msgspec
+import typer
 
 from stream import timestamps
+from stream.commands.feeding import Item
 from stream.domains import Domain
 from stream.errors import UsageError
 from stream.events import MAX_BYTES, types_of
 
 STANDARD_INPUT = Path("-")
+
+#: The argument of commands that read such files.
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="EVENTS…", help="JSON Lines, plain or .gz; - is standard input."),
+]
 
 
 class Routed(NamedTuple):
@@ -63,6 +71,13 @@ class Router:
         domains = self._domains.get(kind) if isinstance(kind, str) else None
         key = user_id.encode() if isinstance(user_id, str) else None
         return Routed(domains or self._first, key, _instant(envelope.ts))
+
+    def items(self, lines: Iterable[bytes]) -> Iterator[Item]:
+        """What lines are to the source topics: one item each, or one per domain."""
+        for line in lines:
+            place = self.route(line)
+            for domain in place.domains:
+                yield Item(domain, place.key, line)
 
 
 def instant(value: bytes | None) -> int | None:

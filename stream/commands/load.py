@@ -7,16 +7,15 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import Progress
 
 from stream.commands import history, lines
-from stream.commands.feeding import BrokerError, Item, connected, kafka_feed, need_kafka
+from stream.commands.feeding import BrokerError, connected, kafka_feed, need_kafka
 from stream.commands.lines import Router
 from stream.commands.options import BROKER, takes
 from stream.commands.topics import refuse_loss
@@ -29,14 +28,9 @@ from stream.topics import CHANGELOG
 BATCH = 10_000
 LOOK_BACK = 100  # records at the end of a partition that are looked at first
 
-Files = Annotated[
-    list[Path],
-    typer.Argument(metavar="EVENTS…", help="JSON Lines, plain or .gz; - is standard input."),
-]
-
 
 @takes(*BROKER)
-def load(settings: Settings, events: Files) -> None:
+def load(settings: Settings, events: lines.Files) -> None:
     """Load history into the source topics of a Kafka broker, before the first live event.
 
     Files are merged by their events' ts. Refused where the topics or the state already hold
@@ -72,15 +66,8 @@ async def _send(
 ) -> None:
     async with kafka_feed(settings) as feed:
         while batch := list(islice(events, BATCH)):
-            await feed.send(list(_items(router, batch)))
+            await feed.send(list(router.items(batch)))
             sent(len(batch))
-
-
-def _items(router: Router, batch: Iterable[bytes]) -> Iterator[Item]:
-    for line in batch:
-        place = router.route(line)
-        for domain in place.domains:
-            yield Item(domain, place.key, line)
 
 
 async def _refuse_late(settings: Settings, domains: Iterable[str], begins_ms: int) -> None:

@@ -1,0 +1,22 @@
+"""The service inside a command: started, fed and looked into from the same process."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from stream.app import Tagstream
+from stream.domains import discover
+from stream.rules import load
+from stream.settings import Settings
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, *, web: bool) -> AsyncIterator[Tagstream]:
+    """The service with every partition open, for as long as the block lasts."""
+    domains = discover()
+    service = Tagstream(settings, load(settings.tags, domains), domains)
+    try:
+        await service.start(web=web)
+        await service.until_ready()
+        yield service
+    finally:
+        await service.stop()
