@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stream.commands import generate, load, replay, tags, topics, worker
+from stream.commands import generate, load, replay, tags, topics, user, worker
 from stream.errors import TagstreamError
 from stream.settings import unknown_variables
 
@@ -79,6 +79,7 @@ app.command(rich_help_panel="Service")(replay.replay)
 app.command(rich_help_panel="Data")(generate.generate)
 app.command(rich_help_panel="Data")(load.load)
 app.command(rich_help_panel="Data")(topics.topics)
+app.command(rich_help_panel="Definitions and users")(user.user)
 app.add_typer(tags.app, name="tags", rich_help_panel="Definitions and users")
 
 
