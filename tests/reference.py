@@ -187,20 +187,18 @@ class Reference:
         if not person.applied:
             return
         walked = person.clock  # midnights up to here are behind us
+        features = self.features(person)
         while True:
             midnight = first_instant(self.zone, self.day(walked) + timedelta(days=1))
-            instants = [midnight, *self.churn_instants(person)]
-            due = min(instants)
+            due = min([midnight, *self.churn_instants(person)])
             if due > reached:
                 return
-            before = self.features(person)
+            walked = max(walked, due)
             struck = self.churn_at(person, due)
-            if due == midnight:
-                walked = midnight
-                if not struck and self.features(person, midnight) == before:
-                    continue  # nothing changes by itself here
-            person.clock = max(person.clock, due)
-            walked = max(walked, person.clock)
+            before, features = features, self.features(person, walked)
+            if features == before and not struck:
+                continue  # nothing changes by itself here
+            person.clock = walked
             self.evaluate(person, {"kind": "time"})
 
     # -- features
