@@ -34,14 +34,15 @@ from stream.ownership import Ownership
 from stream.partition import Partition
 from stream.partitioner import partition_for
 from stream.settings import Settings
+from stream.topics import CHANGELOG, wanted
 from stream.watchdog import Watchdog
 from stream.web import Local, Moving, Refusal, Remote, WebServer
 
 log = logging.getLogger(__name__)
 
 GROUP = "tagstream"
-OUTPUTS = ("tag-changes", "churn-warnings", "dead-letters", "user-tags")
-CHANGELOG = "tagstream-state-changelog"
+#: What the embedded broker can be told of a topic.
+KEPT = {"cleanup.policy", "retention.ms"}
 
 
 class App(faust.App):
@@ -153,13 +154,9 @@ class Tagstream:
         self._tasks.append(asyncio.create_task(self._follow_wall_clock(), name="wall-clock"))
 
     def _make_topics(self) -> None:
-        for name in [*self.domains, *OUTPUTS, CHANGELOG]:
-            compacted = name in (CHANGELOG, "user-tags")
-            self.broker.create_topic(
-                self.settings.topic(name),
-                self.settings.partitions,
-                {"cleanup.policy": "compact"} if compacted else {},
-            )
+        for topic in wanted(self.settings, self.domains):
+            configs = {name: topic.configs[name] for name in KEPT & topic.configs.keys()}
+            self.broker.create_topic(topic.name, topic.partitions, configs)
 
     async def _follow_wall_clock(self) -> None:
         try:

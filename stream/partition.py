@@ -33,6 +33,7 @@ from stream.metrics import ALL, value_label
 from stream.partitioner import partition_for
 from stream.settings import Settings
 from stream.store import DEADLINE_BYTES, META, NEVER, IndexChange, Store, index_key
+from stream.topics import CHANGELOG
 from stream.users import Table, Users
 
 POSITION = META + b"position"
@@ -199,7 +200,7 @@ class Partition:
         self._zone = ZoneInfo(position.timezone)
         self._wall = settings.time == "wall"
         self._flush_s = settings.flush_ms / 1000
-        self._changelog = settings.topic("tagstream-state-changelog")
+        self._changelog = settings.topic(CHANGELOG)
         self._topics = {
             name: settings.topic(name) for name in ("tag-changes", "churn-warnings", "dead-letters")
         }

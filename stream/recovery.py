@@ -24,6 +24,7 @@ from stream.journal import Journal
 from stream.partition import POSITION, Place, Position, decode_position, fingerprint
 from stream.settings import Settings
 from stream.store import Budget, Store
+from stream.topics import CHANGELOG
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ async def recover(
         LayoutChanged: partition count, partitioner or time zone are not the state's.
         StateError: disk and changelog contradict each other and no rebuild is safe.
     """
-    name = f"{settings.topic('tagstream-state-changelog')}[{number}]"
+    name = f"{settings.topic(CHANGELOG)}[{number}]"
     first, end = await journal.bounds()
     store = _open(path, budget)
     applied = store.applied
