@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stream.commands import generate, load, replay, tags, topics, user, worker
+from stream.commands import demo, generate, load, replay, tags, topics, user, worker
 from stream.errors import TagstreamError
 from stream.settings import unknown_variables
 
@@ -74,6 +74,7 @@ def tagstream(
     logging.getLogger().addHandler(logging.NullHandler())
 
 
+app.command(rich_help_panel="Service")(demo.demo)
 app.command(rich_help_panel="Service")(worker.worker)
 app.command(rich_help_panel="Service")(replay.replay)
 app.command(rich_help_panel="Data")(generate.generate)
