@@ -141,7 +141,10 @@ class Users:
                     index.append((index_key(code, old, key), False))
                 if new < NEVER:
                     index.append((index_key(code, new, key), True))
-            rows.append((prefix + key, new.to_bytes(DEADLINE_BYTES, "big") + encode(user)))
+            if user.newest_ms == -NEVER:  # erased: as if never heard of
+                rows.append((prefix + key, None))
+            else:
+                rows.append((prefix + key, new.to_bytes(DEADLINE_BYTES, "big") + encode(user)))
         for block_key, ids in self._blocks.items():
             rows.append((block_key, None if ids is None else encode_block(ids)))
         self._writing, self.changed = self.changed, {}
