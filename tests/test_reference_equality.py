@@ -4,23 +4,14 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tables import purchases
 from tables.table import NEVER, Outputs
 from tests.reference import Reference, by_user, run
+from tests.solo import received
 from tests.strategies import DAY_MS, Scene, scenes
-
-decode_event = msgspec.json.Decoder(purchases.Event).decode
-
-
-def received(event: dict[str, Any]) -> Any:
-    """An event as it comes out of decoding."""
-    decoded = decode_event(msgspec.json.encode(event))
-    decoded.check()
-    return decoded
 
 
 @dataclass
