@@ -343,7 +343,8 @@ class Settings:
     def faust_broker(self) -> str:
         """The URL by which Faust finds our transport; a path in it is quoted."""
         if self.broker is None or self.embedded:
-            return f"local://{quote(str(self.broker_dir))}"
+            # What was applied may go: an embedded source would grow for ever.
+            return f"local://{quote(str(self.broker_dir))}?free=applied"
         return "tagstream-kafka" + self.broker.removeprefix("kafka")
 
     @property

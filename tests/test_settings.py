@@ -119,7 +119,7 @@ def test_unknown_variables_are_named_with_a_guess_but_not_those_of_a_service():
         ("kafka://h1:1;h2", "tagstream-kafka://h1:1;h2:9092", ["h1:1", "h2:9092"]),
         ("kafka://h1:1;kafka://h2:2", "tagstream-kafka://h1:1;h2:2", ["h1:1", "h2:2"]),
         ("kafka://[::1]:9092", "tagstream-kafka://[::1]:9092", ["[::1]:9092"]),
-        ("local:///var/log%20 x", "local:///var/log%2520%20x", []),
+        ("local:///var/log%20 x", "local:///var/log%2520%20x?free=applied", []),
     ],
 )
 def test_a_broker_is_read_once_for_all_clients(broker, faust, servers):
@@ -132,7 +132,7 @@ def test_a_broker_is_read_once_for_all_clients(broker, faust, servers):
 
 def test_the_embedded_broker_lives_under_the_data_directory_unless_told_otherwise(tmp_path):
     """An unset broker and a local one differ only in the place."""
-    assert load(data_dir=str(tmp_path)).faust_broker == f"local://{tmp_path}/log"
+    assert load(data_dir=str(tmp_path)).faust_broker == f"local://{tmp_path}/log?free=applied"
     assert load(broker=f"local://{tmp_path}/b").broker_dir == tmp_path / "b"
     assert load(broker="local://b").broker_dir == Path("b").absolute()
 

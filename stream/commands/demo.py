@@ -204,7 +204,7 @@ class Screen:
         return table
 
     def _changes(self) -> Table:
-        table = Table("latest changes", "tag", "from", "to", "cause", box=box.SIMPLE_HEAD)
+        table = Table("changes", "tag", "from", "to", "cause", box=box.SIMPLE_HEAD)
         for change in self._latest["tag-changes"]:
             table.add_row(
                 _user(change),
@@ -216,10 +216,10 @@ class Screen:
         return table
 
     def _churn(self) -> Table:
-        table = Table("latest warnings", "status", "at", "last order", box=box.SIMPLE_HEAD)
+        table = Table("warnings", "status", "at", "last order", box=box.SIMPLE_HEAD)
         for warning in self._latest["churn-warnings"]:
             last = warning["evidence"]["last_order_at"]
-            table.add_row(_user(warning), warning["status"], warning["at"][:16], last[:16])
+            table.add_row(_user(warning), warning["status"], warning["at"][:10], last[:10])
         return table
 
 

@@ -8,9 +8,11 @@ import asyncio
 import contextlib
 import gzip
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import aiohttp
 from aiokafka import AIOKafkaProducer
@@ -24,6 +26,10 @@ from stream.settings import Settings
 
 REQUEST_BYTES, REQUEST_EVENTS = 1 << 20, 5_000  # of one POST; a worker takes four times as much
 BATCH_BYTES = 256 << 10
+BATCH = 2_000
+TICK_S = 0.05  # what leaves at a rate leaves in batches this far apart
+
+Thing = TypeVar("Thing")
 
 
 class Item(NamedTuple):
@@ -212,6 +218,31 @@ async def feed(settings: Settings, path: Path | None = None) -> AsyncIterator[Fe
     else:
         async with kafka_feed(settings) as feeding:
             yield feeding
+
+
+async def paced(
+    things: Iterator[Thing], rate: float | None, duration: float | None
+) -> AsyncIterator[list[Thing]]:
+    """Batches of things: at once, or as many as are due at ``rate`` a second."""
+    began = time.monotonic()
+    taken = 0
+    while True:
+        due = BATCH
+        if rate is not None:
+            elapsed = time.monotonic() - began
+            if duration is not None:
+                elapsed = min(elapsed, duration)
+            due = min(int(elapsed * rate) - taken, BATCH)
+            if due <= 0:
+                if duration is not None and elapsed >= duration:
+                    return
+                await asyncio.sleep(max(TICK_S, (taken + 1) / rate - elapsed))
+                continue
+        batch = list(islice(things, due))
+        if not batch:
+            return
+        taken += len(batch)
+        yield batch
 
 
 def need_kafka(settings: Settings, command: str) -> None:

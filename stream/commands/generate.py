@@ -2,14 +2,12 @@
 
 import asyncio
 import secrets
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console
 
@@ -22,8 +20,6 @@ from stream.settings import Settings
 
 START = "2025-01-01T00:00:00+08:00"
 DAYS = 90.0
-BATCH = 2_000
-TICK_S = 0.05  # events at a rate leave in batches this far apart
 
 
 @takes(*BROKER, "url")
@@ -97,7 +93,7 @@ def generate(
         repeats=repeats,
     )
     if live:
-        arrivals = _now(arrivals)
+        arrivals = synthetic.live(arrivals)
     asyncio.run(_run(settings, output, arrivals, rate, duration))
 
 
@@ -136,14 +132,6 @@ def _arrivals(
     return takewhile(lambda arrival: arrival.at_ms < end_ms, endless)
 
 
-def _now(arrivals: Iterator[Arrival]) -> Iterator[Arrival]:
-    """The same events as if they happened now; what is late stays late by as much."""
-    for arrival in arrivals:
-        now_ms = time.time_ns() // 1_000_000
-        lateness_ms = arrival.at_ms - arrival.event["ts"]
-        yield Arrival(now_ms, arrival.domain, {**arrival.event, "ts": now_ms - lateness_ms})
-
-
 async def _run(
     settings: Settings,
     output: Path | None,
@@ -155,45 +143,12 @@ async def _run(
     sent, newest_ms = 0, 0
     async with feeding.feed(settings, output) as feed:
         with console.status("") as status:
-            async for batch in _paced(arrivals, rate, duration):
-                items = [
-                    feeding.Item(
-                        arrival.domain,
-                        arrival.event["user_id"].encode(),
-                        orjson.dumps(arrival.event),
-                    )
-                    for arrival in batch
-                ]
-                await feed.send(items)
-                sent += len(items)
+            async for batch in feeding.paced(arrivals, rate, duration):
+                await feed.send([arrival.item() for arrival in batch])
+                sent += len(batch)
                 newest_ms = batch[-1].at_ms
                 status.update(f"{sent:,} events, up to {_utc(newest_ms)}")
     console.print(f"{sent:,} events, up to {_utc(newest_ms)}" if sent else "no events")
-
-
-async def _paced(
-    arrivals: Iterator[Arrival], rate: float | None, duration: float | None
-) -> AsyncIterator[list[Arrival]]:
-    """Batches of arrivals: at once, or as many as are due at ``rate`` a second."""
-    began = time.monotonic()
-    taken = 0
-    while True:
-        due = BATCH
-        if rate is not None:
-            elapsed = time.monotonic() - began
-            if duration is not None:
-                elapsed = min(elapsed, duration)
-            due = min(int(elapsed * rate) - taken, BATCH)
-            if due <= 0:
-                if duration is not None and elapsed >= duration:
-                    return
-                await asyncio.sleep(max(TICK_S, (taken + 1) / rate - elapsed))
-                continue
-        batch = list(islice(arrivals, due))
-        if not batch:
-            return
-        taken += len(batch)
-        yield batch
 
 
 def _utc(ts_ms: int) -> str:

@@ -11,11 +11,16 @@ of it. Memory grows with the number of customers: about 200 bytes each.
 
 import heapq
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from random import Random
 from typing import Any
+
+import orjson
+
+from stream.commands.feeding import Item
 
 DAY_MS = 86_400_000
 RAMP_DAYS = 30.0  # over which customers register, where no span is given
@@ -65,6 +70,10 @@ class Arrival:
     domain: str
     event: dict[str, Any]
 
+    def item(self) -> Item:
+        """The event on its way to its source topic."""
+        return Item(self.domain, self.event["user_id"].encode(), orjson.dumps(self.event))
+
 
 def purchases(
     *,
@@ -87,6 +96,14 @@ def purchases(
         natural = users * 0.75 * days * sum(item.share * item.orders_a_day for item in PERSONAS)
         shop.pace = max(events - users, users / 4) / (natural * (1 + REFUNDS + UPDATES))
     return shop.run(users, start_ms, ramp_ms)
+
+
+def live(arrivals: Iterator[Arrival]) -> Iterator[Arrival]:
+    """The same events as if they happened now; what is late stays late by as much."""
+    for arrival in arrivals:
+        now_ms = time.time_ns() // 1_000_000
+        lateness_ms = arrival.at_ms - arrival.event["ts"]
+        yield Arrival(now_ms, arrival.domain, {**arrival.event, "ts": now_ms - lateness_ms})
 
 
 #: What happens at a time, to whom: yields what arrives then and expects what follows.
