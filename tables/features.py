@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, floor, isfinite
+from math import ceil, floor, inf, isfinite
 from operator import attrgetter
 from typing import Any, Final, Protocol, TypeVar
 
@@ -163,12 +163,15 @@ def _oldest_leaves(days: int, column: str) -> DayOf:
 @cache
 def _sum_falls(days: int, column: str, levels: tuple[int, ...]) -> DayOf:
     totals_of = attrgetter(column)
+    lowest = min(levels, default=inf)
 
     def falls(user: Any) -> int:
-        held: list[int] = user.days
         totals: list[int] = totals_of(user)
-        before = bisect_right(held, user.today - days) - 1
         total = totals[-1]
+        if total <= lowest:  # most users, most of the time
+            return NO_DAY
+        held: list[int] = user.days
+        before = bisect_right(held, user.today - days) - 1
         passed = bisect_left(levels, total - totals[before])  # levels below the sum
         if not passed:
             return NO_DAY
