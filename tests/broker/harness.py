@@ -185,11 +185,23 @@ class Service:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for name, worker in self.workers.items():
-            if error is not None:
-                error.add_note(f"-- the end of {name}'s log:\n{worker.tail()}")
+        for worker in self.workers.values():
             if worker.running:
                 worker.kill()
+
+    def wait_until(self, holds: Callable[[], object], what: str) -> None:
+        """As `worker.wait_until`, starting again what ends meanwhile; a failure shows the logs."""
+
+        def holds_at_last() -> object:
+            self.tend()
+            return holds()
+
+        try:
+            wait_until(holds_at_last, what)
+        except AssertionError as error:
+            for name, worker in self.workers.items():
+                error.add_note(f"-- the end of {name}'s log:\n{worker.tail()}")
+            raise
 
     # -- workers
 
@@ -207,21 +219,22 @@ class Service:
                 worker.start()
 
     def wait_whole(self) -> None:
-        """Start what has ended; return once every worker is ready."""
+        """Start every worker that is not there; return once all are ready."""
+        for worker in self.workers.values():
+            if not worker.running:
+                worker.start()
+        self.wait_until(
+            lambda: all(worker.ready() for worker in self.workers.values()), "all workers ready"
+        )
 
-        def whole() -> bool:
-            self.tend()
-            for worker in self.workers.values():
-                if not worker.running:
-                    worker.start()
-            return all(worker.ready() for worker in self.workers.values())
+    def wait_shares(self, *shares: int) -> None:
+        """Return once the workers that are there own so many partitions, the fewest first."""
 
-        wait_until(whole, "all workers ready")
+        def owned() -> list[int]:
+            there = [worker for worker in self.workers.values() if worker.running]
+            return sorted(worker.partitions() for worker in there)
 
-    def shares(self) -> list[int]:
-        """How many partitions each worker owns that is there, the fewest first."""
-        self.tend()
-        return sorted(worker.partitions() for worker in self.workers.values() if worker.running)
+        self.wait_until(lambda: owned() == list(shares), f"shares of {shares} partitions")
 
     # -- input
 
@@ -289,31 +302,22 @@ class Service:
                 yield
             finally:
                 over.set()
-            fed.result()
+                fed.result()
 
     # -- output
 
     def wait_progress(self, changes: int = 100) -> None:
         """Return once ``changes`` more tag changes are committed than now."""
         enough = self.changes.read() + changes
-
-        def progressed() -> bool:
-            self.tend()
-            return self.changes.read() >= enough
-
-        wait_until(progressed, f"{changes} more tag changes")
+        self.wait_until(lambda: self.changes.read() >= enough, f"{changes} more tag changes")
 
     def wait_idle(self) -> None:
         """Return once all of a source without transactions is committed."""
-        end = sum(self.source.ends())
-
-        def idle() -> bool:
-            self.tend()
-            return end == sum(
-                worker.metric("tagstream_committed_offset") for worker in self.workers.values()
-            )
-
-        wait_until(idle, "all events committed")
+        end, workers = sum(self.source.ends()), self.workers.values()
+        self.wait_until(
+            lambda: end == sum(worker.metric("tagstream_committed_offset") for worker in workers),
+            "all events committed",
+        )
 
     def check(self) -> None:
         """Say farewell, wait for the end, stop the workers, and compare everything with the
@@ -327,7 +331,6 @@ class Service:
         expected = self._expected()
 
         def arrived() -> bool:
-            self.tend()
             out = [topic.read() for topic in (self.changes, self.warnings, self.dead_letters)]
             enough = [len(expected.changes), len(expected.warnings), len(expected.dead)]
             return all(map(operator.ge, out, enough)) and self._all_gone()

@@ -26,12 +26,16 @@ allowed_delay: 1h
 attributes: [region]
 churn: {{mode: silence, after: 5d, lead: 2d, control: 0.3}}
 tags:
-  - {{name: regular, domain: purchases, when: purchase_streak_days >= 2}}
-  - {{name: back_again, domain: purchases, when: repurchases_90d > 2 and region != 'west'}}
-  - {{name: slipping, domain: purchases, when: "churn_state in ['warned', 'churned']"}}
-  - {{name: asleep, domain: purchases, when: days_since_order >= 3}}
-  - {{name: bargains, domain: purchases, when: coupon_rate_90d > 0.5, control: 0.2}}
+  - {{name: regular, title: R, domain: purchases, when: purchase_streak_days >= 2}}
+  - name: back_again
+    title: B
+    domain: purchases
+    when: repurchases_90d > 2 and region != 'west'
+  - {{name: slipping, title: S, domain: purchases, when: churn_state != 'none'}}
+  - {{name: asleep, title: A, domain: purchases, when: days_since_order >= 3}}
+  - {{name: bargains, title: C, domain: purchases, when: coupon_rate_90d > 0.5, control: 0.2}}
   - name: value
+    title: V
     domain: purchases
     cases:
       high: spend_30d > 900

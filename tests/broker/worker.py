@@ -22,6 +22,7 @@ from typing import Self
 from tests.broker.cluster import ends_with_us, free_port
 
 ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "stream"]
 DEADLINE_S = 120.0
 
 
@@ -59,7 +60,7 @@ class Worker:
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                ends_with_us([sys.executable, "-m", "stream", "worker"]),
+                ends_with_us([*COMMAND, "worker"]),
                 cwd=ROOT,
                 env=environment(self.settings),
                 stdin=subprocess.DEVNULL,
@@ -205,7 +206,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 def tagstream(*arguments: str, settings: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a command of tagstream to its end; the caller judges exit code and output."""
     return subprocess.run(
-        [sys.executable, "-m", "stream", *arguments],
+        [*COMMAND, *arguments],
         cwd=ROOT,
         env=environment(settings),
         stdin=subprocess.DEVNULL,

@@ -1,0 +1,66 @@
+"""The service on a real Apache Kafka, undisturbed: what comes out is what the reference says."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.broker.conftest import Kafka
+from tests.broker.harness import Service
+from tests.broker.purchases import purchases
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.mark.parametrize("partitioner", ["murmur2", "crc32"])
+def test_one_worker_emits_what_the_reference_says(
+    kafka: Kafka, prefix: str, tmp_path: Path, partitioner: str
+) -> None:
+    """Backlog first, then live, under the partitioner of Java's clients and of librdkafka's."""
+    events = purchases(seed=1)
+    with Service(kafka.cluster, prefix, tmp_path, partitioner=partitioner) as service:
+        service.send(itertools.islice(events, 1_000), codec="lz4")
+        service.start("a")
+        with service.feeding(events):
+            service.wait_progress(2_000)
+        service.check()
+
+
+def test_two_workers_share_the_partitions_and_a_third_takes_some(
+    kafka: Kafka, prefix: str, tmp_path: Path
+) -> None:
+    """Joining and leaving in order moves partitions; nothing is lost or repeated on the way."""
+    events = purchases(seed=3)
+    with Service(kafka.cluster, prefix, tmp_path, partitions=6) as service:
+        service.start("a", "b")
+        with service.feeding(events):
+            service.wait_progress()
+            service.wait_shares(3, 3)
+            service.start("c")
+            service.wait_shares(2, 2, 2)
+            service.wait_progress()
+            service.workers["a"].stop()
+            service.wait_shares(3, 3)
+            service.wait_progress()
+        service.check()
+
+
+def test_every_worker_answers_for_every_user(kafka: Kafka, prefix: str, tmp_path: Path) -> None:
+    """A look-up finds the owner from any worker, and its tags are those that were emitted."""
+    with Service(kafka.cluster, prefix, tmp_path) as service:
+        service.start("a", "b")
+        service.send(itertools.islice(purchases(seed=4), 500))
+        service.wait_idle()
+        service.changes.read()
+        tags: dict[str, dict[str, object]] = {}
+        for change in (record.decoded() for record in service.changes.records()):
+            tags.setdefault(change["user_id"], {})[change["tag"]] = change["value"]
+        for (user, emitted), worker in itertools.product(
+            itertools.islice(tags.items(), 20), service.workers.values()
+        ):
+            status, body = worker.get(f"/users/{user}")
+            assert status == 200, body
+            told = {name: tag["value"] for name, tag in json.loads(body)["tags"].items()}
+            assert told == {name: value for name, value in emitted.items() if name in told}
+        service.check()
