@@ -11,7 +11,7 @@ not put off the churn at L + after. Warnings may overlap where an order refutes 
 still to be scored.
 
 The record of a user keeps a warning until it is scored and has returned or was replaced. What
-else a record has to offer is ``Buyer``; which instants are due, and when, is the table's to say.
+else a record has to offer is ``Customer``; which instants are due, and when, is the table's to say.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class ChurnState(Struct, array_like=True, gc=False):
     warnings: list[Warned] = []
 
 
-class Buyer(Protocol):
+class Customer(Protocol):
     """What a warning reads of a user's record."""
 
     @property
@@ -63,8 +63,9 @@ class Buyer(Protocol):
 
 
 class Silence:
-    """Mode silence. ``describe(buyer)`` gives a record's ``tags`` and ``evidence``; ``iso(ts_ms)``
-    its times.
+    """Mode silence.
+
+    ``describe(customer)`` gives a record its ``tags`` and ``evidence``, ``iso(ts_ms)`` its times.
     """
 
     mode: Final = "silence"
@@ -84,12 +85,12 @@ class Silence:
         self._iso = iso
         self._describe = describe
 
-    def next_ms(self, buyer: Buyer) -> int:
+    def next_ms(self, customer: Customer) -> int:
         """The next deadline; may lie before the clock where a late order moved L."""
-        last_ms = buyer.last_ms
+        last_ms = customer.last_ms
         if last_ms is None:
             return NEVER
-        churn = buyer.churn
+        churn = customer.churn
         if churn.reached == NONE:
             due_ms = last_ms + self._quiet_ms
         elif churn.reached == WARNED:
@@ -101,9 +102,9 @@ class Silence:
                 due_ms = warning.matures_ms
         return due_ms
 
-    def order(self, buyer: Buyer, ts_ms: int, *, moves: bool) -> list[dict[str, Any]]:
+    def order(self, customer: Customer, ts_ms: int, *, moves: bool) -> list[dict[str, Any]]:
         """An order was applied; ``moves``: it is later than every one before it."""
-        churn = buyer.churn
+        churn = customer.churn
         records: list[dict[str, Any]] = []
         if churn.warnings:
             for warning in churn.warnings:
@@ -111,41 +112,41 @@ class Silence:
                     warning.refuted = True
             latest = churn.warnings[-1]
             if latest.returned_ms is None:
-                latest.returned_ms = buyer.clock_ms
+                latest.returned_ms = customer.clock_ms
                 latest.returned_from = churn.state
-                records.append(self._record("returned", buyer, latest, buyer.clock_ms))
+                records.append(self._record("returned", customer, latest, customer.clock_ms))
                 self._tidy(churn)
         churn.state = NONE
         if moves:
             churn.reached = NONE
         return records
 
-    def strike(self, buyer: Buyer, due_ms: int) -> list[dict[str, Any]]:
+    def strike(self, customer: Customer, due_ms: int) -> list[dict[str, Any]]:
         """Fire what is due at exactly ``due_ms``: raised, then churned, then scored."""
-        churn, last_ms = buyer.churn, buyer.last_ms
+        churn, last_ms = customer.churn, customer.last_ms
         records: list[dict[str, Any]] = []
         if last_ms is not None:
             if churn.reached == NONE and due_ms == last_ms + self._quiet_ms:
-                records.append(self._raise(buyer, last_ms))
+                records.append(self._raise(customer, last_ms))
             if churn.reached == WARNED and due_ms == churn.warnings[-1].churn_ms:
                 churn.state = churn.reached = CHURNED
-                records.append(self._record("churned", buyer, churn.warnings[-1], due_ms))
+                records.append(self._record("churned", customer, churn.warnings[-1], due_ms))
         for warning in churn.warnings:
             if not warning.scored and warning.matures_ms == due_ms:
                 warning.scored = True
-                records.append(self._record("scored", buyer, warning, due_ms))
+                records.append(self._record("scored", customer, warning, due_ms))
         if records:
             self._tidy(churn)
         return records
 
-    def _raise(self, buyer: Buyer, last_ms: int) -> dict[str, Any]:
-        churn = buyer.churn
+    def _raise(self, customer: Customer, last_ms: int) -> dict[str, Any]:
+        churn = customer.churn
         churn.raised += 1
         churn.state = churn.reached = WARNED
         churn_ms = last_ms + self._after_ms
         warning = Warned(churn.raised, last_ms + self._quiet_ms, churn_ms, churn_ms)
         churn.warnings.append(warning)
-        return self._record("raised", buyer, warning, warning.raised_ms)
+        return self._record("raised", customer, warning, warning.raised_ms)
 
     def _tidy(self, churn: ChurnState) -> None:
         latest = churn.warnings[-1]
@@ -155,8 +156,10 @@ class Silence:
             if not warning.scored or (warning is latest and warning.returned_ms is None)
         ]
 
-    def _record(self, status: str, buyer: Buyer, warning: Warned, at_ms: int) -> dict[str, Any]:
-        iso, user_id = self._iso, buyer.user_id
+    def _record(
+        self, status: str, customer: Customer, warning: Warned, at_ms: int
+    ) -> dict[str, Any]:
+        iso, user_id = self._iso, customer.user_id
         returned_ms = warning.returned_ms
         return {
             "warning_id": identify(user_id, "churn", warning.raised_ms, self.mode, warning.number),
@@ -170,7 +173,7 @@ class Silence:
             "probability": None,
             "level": "red",
             "control": is_control("churn", user_id, self._control),
-            **self._describe(buyer),
+            **self._describe(customer),
             "returned_at": None if returned_ms is None else iso(returned_ms),
             "returned_from": warning.returned_from,
             "right": not warning.refuted if status == "scored" else None,

@@ -289,6 +289,7 @@ class Table(Generic[U]):
     def _adopt(self, user: U, out: Outputs) -> None:
         """Bring a record to these definitions, as of its clock, before anything else happens."""
         user.rules = self._rules_id
+        user.hint_ms = -NEVER  # it was true of other tags
         names = {definition.name for definition in self._tags}
         user.tags = {name: state for name, state in user.tags.items() if name in names}
         user.values = tuple(

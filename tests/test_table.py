@@ -259,6 +259,20 @@ def test_new_definitions_are_taken_up_at_the_next_touch():
     assert table.deadline_ms(user) == solo.ms("2025-05-29")
 
 
+def test_deadlines_of_new_definitions_fire_before_the_next_event():
+    """The old ones had none."""
+    solo = Solo("orders_total > 0")
+    solo.tell("2025-04-01 09:00")
+    assert solo.deadline is None
+    rules = definitions("orders_30d > 0")
+    solo.table, solo.out = purchases.Purchases(rules), Outputs()
+    solo.tell("2025-05-20 09:00")
+    assert solo.changes == [
+        (False, "2025-05-01T00:00:00", "time"),
+        (True, "2025-05-20T09:00:00", "event"),
+    ]
+
+
 def test_definitions_without_churn_leave_nobody_warned():
     """The state goes, and with it the tags that read it."""
     churn = {"mode": "silence", "after": "30d", "lead": "3d"}
