@@ -42,6 +42,7 @@ from stream.rules import load
 from stream.settings import Settings
 
 SHOP_USERS, SHOP_DAYS = 800, 120
+LAST_DAY = date(1998, 6, 30)  # of the real orders
 YUAN_PER_DOLLAR = 7
 SCREEN_S, REPORT_S = 0.25, 2.0  # how often a terminal and a file are told
 BATCH = 5_000
@@ -58,6 +59,9 @@ def demo(
         float | None,
         typer.Option(min=0, help="Stop so long after the history; unset: at Ctrl-C."),
     ] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Take the usual tenth of the real customers only.")
+    ] = False,
 ) -> None:
     """See it work: real orders replayed fast, then live ones, with HTTP and metrics up.
 
@@ -69,18 +73,27 @@ def demo(
             settings, broker=None, data_dir=Path(folder), time="wall", topic_prefix=""
         )
         garbage.relax()
-        asyncio.run(_demo(settings, console, rate, seconds))
+        orders = cdnow(_zone(settings), sample=sample)
+        asyncio.run(_demo(settings, console, orders, rate, seconds))
 
 
-async def _demo(settings: Settings, console: Console, rate: float, seconds: float | None) -> None:
-    zone = ZoneInfo(load(settings.tags, discover()).timezone)
+def _zone(settings: Settings) -> ZoneInfo:
+    return ZoneInfo(load(settings.tags, discover()).timezone)
+
+
+async def _demo(
+    settings: Settings,
+    console: Console,
+    orders: list[Arrival],
+    rate: float,
+    seconds: float | None,
+) -> None:
     now_ms = time.time_ns() // 1_000_000
     shop = synthetic.purchases(
         seed=1, users=SHOP_USERS, start_ms=now_ms - SHOP_DAYS * DAY_MS, days=SHOP_DAYS
     )
     past = takewhile(lambda arrival: arrival.at_ms < now_ms, shop)
-    yesterday = datetime.fromtimestamp(now_ms / 1000, zone).date() - timedelta(days=1)
-    history = heapq.merge(cdnow(zone, yesterday), past, key=lambda arrival: arrival.at_ms)
+    history = heapq.merge(orders, past, key=lambda arrival: arrival.at_ms)
     with LocalBroker.at(settings.faust_broker) as broker:
         # All of it before the service starts: while records wait, time is the events'.
         for name in discover():
@@ -244,16 +257,20 @@ def _through(count: int, seconds: float) -> str:
     return f"{count:,} events of history in {seconds:.1f} s. Live events from now on."
 
 
-def cdnow(zone: ZoneInfo, last_day: date) -> list[Arrival]:
-    """The real orders, in order of time, moved so that the last day is ``last_day``.
+def cdnow(zone: ZoneInfo, *, sample: bool) -> list[Arrival]:
+    """The real orders, or a tenth of them, in order of time, moved to end yesterday.
 
     Days are the data's; times of day, which they have not, spread over shop hours. The first
     order of a customer is preceded by a registration.
     """
     with gzip.open(data.CDNOW, "rt", encoding="ascii") as file:
-        rows = [(row["date"], row["user"], float(row["value"])) for row in csv.DictReader(file)]
+        rows = [
+            (row["date"], row["user"], float(row["value"]))
+            for row in csv.DictReader(file)
+            if not sample or row["sample"] == "1"
+        ]
     rows.sort()
-    shift = last_day - date.fromisoformat(rows[-1][0])
+    shift = datetime.now(zone).date() - timedelta(days=1) - LAST_DAY
     arrivals: list[Arrival] = []
     known: set[str] = set()
     for number, (day, user, dollars) in enumerate(rows):

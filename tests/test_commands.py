@@ -1,0 +1,468 @@
+"""The commands, as people and scripts use them: outputs, exit codes, what a failure says."""
+
+import gzip
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice, pairwise
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+from stream import timestamps
+from stream.__main__ import app
+from stream.commands import history, lines, synthetic
+from stream.commands.demo import cdnow
+from stream.commands.lines import Routed, Router
+from stream.domains import discover
+from stream.errors import UsageError
+from stream.events import MAX_BYTES, Decoder, Rejected
+from stream.partitioner import partition_for
+from stream.rules import load
+from stream.settings import Settings
+from stream.topics import CHANGELOG, DAY_MS, Problem, Topic, Weight, problems, wanted
+from tests.reference import Reference, by_user
+
+COMMANDS = ("demo", "generate", "load", "replay", "tags", "topics", "user", "worker")
+
+
+def run(*args: str | Path, stdin: bytes | None = None, **environ: str) -> Result:
+    """A command in this process, with no settings but these."""
+    unset = dict.fromkeys(("TAGSTREAM_BROKER", "TAGSTREAM_DATA_DIR", "TAGSTREAM_TAGS"))
+    return CliRunner().invoke(
+        app, [str(arg) for arg in args], input=stdin, env={**unset, "COLUMNS": "200", **environ}
+    )
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    """The records of a JSON Lines file."""
+    content = path.read_bytes()
+    plain = gzip.decompress(content) if path.suffix == ".gz" else content
+    return [orjson.loads(line) for line in plain.splitlines()]
+
+
+def generate(path: Path, *args: str) -> list[dict[str, object]]:
+    """Synthetic events in a file."""
+    result = run("generate", "-o", path, *args)
+    assert result.exit_code == 0, result.stderr
+    return read(path)
+
+
+# -- help, errors and exit codes
+
+
+def test_the_help_of_every_command_says_what_it_does():
+    """All are listed with a line each, and name the variables behind their options."""
+    listed = run("--help")
+    assert listed.exit_code == 0
+    for command in COMMANDS:
+        assert f" {command} " in listed.output
+        assert run(command, "--help").exit_code == 0
+    assert "TAGSTREAM_FLUSH_MS, default 250" in run("worker", "--help").output
+    assert "PASSWORD_FILE" in run("worker", "--help").output
+    assert "--sasl-password " not in run("worker", "--help").output
+
+
+def test_the_version_is_the_packages():
+    """And asks for nothing else."""
+    assert run("--version").output.startswith("tagstream ")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["generate", "--web-port", "x"], 2, "No such option"),
+        (["generate", "--partitions", "x"], 2, "--partitions (TAGSTREAM_PARTITIONS) holds 'x'"),
+        (["generate", "--duration", "1"], 2, "--duration needs --rate"),
+        (["generate", "--start", "yesterday"], 2, "--start holds 'yesterday'"),
+        (["generate", "-o", "/no/such/place"], 2, "/no/such/place: No such file"),
+        (["generate", "--url", "http://127.0.0.1:1"], 1, "no worker answers"),
+        (["generate", "--broker", "kafka://127.0.0.1:1"], 1, "no broker answers"),
+        (["replay"], 2, "Missing argument"),
+        (["replay", "/no/such/file"], 2, "/no/such/file: No such file"),
+        (["replay", "."], 2, ".: is a directory"),
+        (["replay", "-", "--until", "soon"], 2, "--until holds 'soon'"),
+        (["replay", "-", "--tags", "/no/tags"], 2, "/no/tags"),
+        (["topics"], 2, "set TAGSTREAM_BROKER"),
+        (["topics", "--broker", "kafka://127.0.0.1:1"], 1, "no broker answers"),
+        (["load", "-"], 2, "set TAGSTREAM_BROKER"),
+        (["user", "u", "--url", "http://127.0.0.1:1"], 1, "no worker answers"),
+        (["user", "u", "--url", "nowhere"], 2, "--url (TAGSTREAM_URL) holds 'nowhere'"),
+    ],
+)
+def test_a_failure_is_one_line_and_its_exit_code(args, code, said, tmp_path, monkeypatch):
+    """2 for bad usage, 1 for what the world did not allow; no traceback."""
+    monkeypatch.chdir(tmp_path)
+    result = run(*args)
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert isinstance(result.exception, SystemExit)
+    if "tagstream: " in result.stderr:
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_variable_that_sets_nothing_is_named_once_and_stops_nothing(tmp_path):
+    """A typing error is worth a line; the command runs."""
+    result = run("generate", "--count", "1", "-o", tmp_path / "e", TAGSTREAM_PARTITONS="4")
+    assert result.exit_code == 0
+    assert "TAGSTREAM_PARTITONS is no setting: did you mean TAGSTREAM_PARTITIONS?" in result.stderr
+
+
+def test_ctrl_c_ends_quietly_with_130():
+    """The command as people start it, interrupted in the middle of its work."""
+    command = [sys.executable, "-m", "stream", "generate", "--rate", "50", "-o", "-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert said == b""
+
+
+# -- generate
+
+
+def test_the_same_seed_gives_the_same_events_in_any_form(tmp_path):
+    """A plain file, a compressed one and standard output hold the same bytes."""
+    first = generate(tmp_path / "a.jsonl", "--count", "500", "--users", "20")
+    assert generate(tmp_path / "b.jsonl.gz", "--count", "500", "--users", "20") == first
+    assert generate(tmp_path / "c.jsonl", "--count", "500", "--users", "20", "--seed", "1") != first
+    printed = run("generate", "--count", "500", "--users", "20", "-o", "-")
+    assert printed.stdout_bytes == (tmp_path / "a.jsonl").read_bytes()
+    assert "500 events, up to 2025-" in printed.stderr
+
+
+def test_every_synthetic_event_is_valid_and_in_order_of_time(tmp_path):
+    """Registrations come first, orders follow; nothing is late or twice unless asked for."""
+    events = generate(tmp_path / "e", "--days", "60", "--users", "50")
+    decoder = Decoder(discover()["purchases"].events)
+    registered = set()
+    for event in events:
+        user_id = str(event["user_id"])
+        decoded = decoder.decode(orjson.dumps(event), user_id.encode())
+        assert not isinstance(decoded, Rejected)
+        if event["type"] == "registered":
+            registered.add(user_id)
+        assert user_id in registered
+    assert len(registered) == 50
+    assert all(before["ts"] <= after["ts"] for before, after in pairwise(events))  # type: ignore[operator]
+    assert len({event["event_id"] for event in events}) == len(events)
+    assert {event["type"] for event in events} == {"registered", "updated", "order", "refund"}
+
+
+def test_late_and_repeated_events_come_in_about_the_share_asked_for(tmp_path):
+    """Late by hours, never by more than six days; a repeat has the same event_id."""
+    events = generate(
+        tmp_path / "e", "--count", "4000", "--users", "50", "--late", "0.1", "--repeats", "0.05"
+    )
+    newest, late = 0, 0
+    for event in events:
+        ts = int(str(event["ts"]))
+        late += ts < newest
+        assert newest - ts <= synthetic.MOST_LATE_MS
+        newest = max(newest, ts)
+    repeats = len(events) - len({event["event_id"] for event in events})
+    assert 100 < late < 800
+    assert 100 < repeats < 350
+
+
+def test_a_count_within_days_quickens_the_rhythms():
+    """About so many events fall into the span, whoever the customers are."""
+    for users, count, days in ((1_000, 20_000, 90), (200, 20_000, 30), (5_000, 20_000, 365)):
+        made = synthetic.purchases(seed=0, users=users, start_ms=0, days=days, events=count)
+        *_, last = islice(made, count)
+        assert 0.6 * days < last.at_ms / DAY_MS < 1.4 * days
+
+
+def test_live_events_are_as_old_as_they_are_late():
+    """At a rate and without a span, the wall clock dates them."""
+    made = list(
+        islice(synthetic.purchases(seed=3, users=20, start_ms=0, late=0.3, repeats=0.1), 300)
+    )
+    for before, after in zip(made, synthetic.live(iter(made)), strict=True):
+        assert before.at_ms - before.event["ts"] == after.at_ms - after.event["ts"]
+        assert after.at_ms > 1_700_000_000_000
+
+
+def test_a_rate_ends_after_its_duration(tmp_path):
+    """As many as are due by then, and no more."""
+    assert len(generate(tmp_path / "e", "--rate", "400", "--duration", "0.25")) == 100
+
+
+# -- replay, and what it leaves behind
+
+UNTIL = "2025-08-01T00:00:00+08:00"
+
+
+def replayed(folder: Path, *args: str | Path, stdin: bytes | None = None) -> Counter[str]:
+    """Replay into files; returns what the summary counts."""
+    folder.mkdir(exist_ok=True)
+    names = ("changes", "warnings", "dead-letters")
+    outputs = [item for name in names for item in (f"--{name}", folder / name)]
+    result = run("replay", *args, *outputs, stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    return Counter({name: len(read(folder / name)) for name in names})
+
+
+def test_a_replay_emits_what_the_reference_says(tmp_path):
+    """Late and repeated events among them, to the last deadline before --until."""
+    settings = Settings.load({}, {})
+    rules = load(settings.tags, discover())
+    span = ("--count", "3000", "--users", "40", "--days", "90")
+    events = generate(tmp_path / "e", *span, "--late", "0.1", "--repeats", "0.1")
+    replayed(tmp_path / "out", tmp_path / "e", "--until", UNTIL)
+
+    reference = Reference(rules, partitions=settings.partitions)
+    numbered = [
+        (partition_for(str(event["user_id"]).encode(), settings.partitions, "murmur2"), event)
+        for event in events
+    ]
+    reference.run(numbered, timestamps.parse(UNTIL))
+    assert by_user(read(tmp_path / "out/changes")) == by_user(reference.changes)
+    assert by_user(read(tmp_path / "out/warnings")) == by_user(reference.warnings)
+
+
+BAD = [b"{", b'{"type":"wish","user_id":"u1"}', b"[" * 9_000, b"x" * (MAX_BYTES + 9), b"\xff{}"]
+
+
+def test_unusable_lines_are_dead_lettered_and_stop_nothing(tmp_path):
+    """Whatever a line holds, it leads to one record with its code, and the rest goes on."""
+    good = orjson.dumps(
+        {"event_id": "e", "user_id": "u1", "type": "order", "ts": 1_735_660_800_000, "amount": 5}
+    )
+    (tmp_path / "e").write_bytes(b"\n\r\n  \n" + b"\r\n".join([*BAD, good]))
+    assert replayed(tmp_path / "out", tmp_path / "e")["dead-letters"] == len(BAD)
+    codes = Counter(record["code"] for record in read(tmp_path / "out/dead-letters"))
+    assert codes == {"malformed": 3, "unknown_type": 1, "too_large": 1}
+    assert {record["tag"] for record in read(tmp_path / "out/changes")} >= {"value_tier"}
+
+
+def test_files_standard_input_and_gzip_lead_to_the_same(tmp_path):
+    """Whole, in two files, compressed and through a pipe; and in two goes on one state."""
+    generate(tmp_path / "e.jsonl", "--count", "600", "--users", "20")
+    events = (tmp_path / "e.jsonl").read_bytes()
+    whole = replayed(tmp_path / "whole", tmp_path / "e.jsonl", "--until", UNTIL)
+    assert whole["changes"] > 100
+    expected = by_user(read(tmp_path / "whole/changes"))
+
+    cut = events.index(b"\n", len(events) // 2) + 1
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(events[:cut]))
+    (tmp_path / "b.jsonl").write_bytes(events[cut:])
+    replayed(tmp_path / "two", tmp_path / "a.jsonl.gz", tmp_path / "b.jsonl", "--until", UNTIL)
+    assert by_user(read(tmp_path / "two/changes")) == expected
+    replayed(tmp_path / "piped", "-", "--until", UNTIL, stdin=events)
+    assert by_user(read(tmp_path / "piped/changes")) == expected
+
+    kept = ["--state-dir", tmp_path / "state"]
+    replayed(tmp_path / "first", tmp_path / "a.jsonl.gz", *kept)
+    replayed(tmp_path / "then", tmp_path / "b.jsonl", *kept, "--until", UNTIL)
+    both = read(tmp_path / "first/changes") + read(tmp_path / "then/changes")
+    assert by_user(both) == expected
+
+
+def test_outputs_may_share_standard_output(tmp_path):
+    """Records on standard output, people's lines on standard error."""
+    generate(tmp_path / "e", "--count", "50", "--users", "5")
+    result = run("replay", tmp_path / "e", "--changes", "-", "--warnings", "-", "--until", UNTIL)
+    records = [orjson.loads(line) for line in result.stdout.splitlines()]
+    assert {"change_id" in record for record in records} == {True, False}
+    assert "50 events: " in result.stderr
+
+
+def test_a_user_is_shown_from_the_data_that_a_replay_left(tmp_path):
+    """Tags and features by name; somebody unknown is no error of the program."""
+    generate(tmp_path / "e", "--count", "50", "--users", "5")
+    replayed(tmp_path / "out", tmp_path / "e", "--state-dir", tmp_path / "state")
+    shown = run("user", "user-000000", "--data-dir", tmp_path / "state")
+    user = orjson.loads(shown.stdout)
+    assert user["user_id"] == "user-000000"
+    assert user["tags"]["value_tier"]["since"]
+    assert user["features"]["purchases"]["days_since_registered"] is not None
+    unknown = run("user", "nobody", "--data-dir", tmp_path / "state")
+    assert unknown.exit_code == 1
+    assert unknown.stderr == "tagstream: no event of this user was ever applied\n"
+
+
+def test_a_cut_off_file_is_said_and_what_came_before_it_is_kept(tmp_path):
+    """A damaged .gz is bad input: exit 2, not a traceback."""
+    generate(tmp_path / "e.jsonl.gz", "--count", "500", "--users", "20")
+    (tmp_path / "cut.gz").write_bytes((tmp_path / "e.jsonl.gz").read_bytes()[:-200])
+    (tmp_path / "no.gz").write_bytes(b"plain text")
+    for name in ("cut.gz", "no.gz"):
+        result = run("replay", tmp_path / name)
+        assert result.exit_code == 2
+        assert "no complete gzip file" in result.stderr
+
+
+# -- lines and histories
+
+
+def test_a_type_decides_the_domain_and_the_rest_goes_to_the_first():
+    """An erasure belongs to every domain; a line that belongs nowhere has no key."""
+    domains = discover()
+    router, first = Router(domains), next(iter(domains))
+    order = b'{"type":"order","user_id":"u","ts":"2025-01-01T00:00:00+08:00"}'
+    assert router.route(order) == Routed(("purchases",), b"u", 1_735_660_800_000)
+    assert router.route(b'{"type":"erase","user_id":"u","ts":1}').domains == tuple(domains)
+    for line in (b"{", b"[]", b'{"type":["order"],"user_id":1,"ts":true}', b"[" * 9_000):
+        assert router.route(line) == Routed((first,), None, None)
+    assert router.route(b'{"type":"x","user_id":"u","ts":-1}') == Routed((first,), b"u", None)
+
+
+def test_no_line_is_kept_longer_than_an_event_may_be(tmp_path):
+    """A file without line ends must not fill the memory."""
+    (tmp_path / "e").write_bytes(b"x" * 10 * MAX_BYTES + b"\nshort\n" + b"y" * MAX_BYTES)
+    long, short, exact = lines.read(tmp_path / "e")
+    assert len(long) == MAX_BYTES + 2
+    assert (short, len(exact)) == (b"short", MAX_BYTES)
+
+
+def dated(ts_ms: int | None, number: int) -> bytes:
+    """A line that can be told from all others."""
+    return orjson.dumps({"type": "order", "ts": ts_ms, "n": number})
+
+
+@given(
+    files=st.lists(st.lists(st.none() | st.integers(0, 9), max_size=12), min_size=1, max_size=3),
+    in_order=st.booleans(),
+)
+def test_a_history_is_its_files_lines_sorted_by_time(tmp_path_factory, files, in_order):
+    """Equal times keep the order of files and lines; a line without one stays behind another."""
+    folder = tmp_path_factory.mktemp("history")
+    paths, expected, number = [], [], 0
+    for index, times in enumerate(files):
+        content, before = [], -1
+        for ts_ms in sorted(times, key=lambda ts: ts or 0) if in_order else times:
+            content.append(dated(ts_ms, number))
+            before = before if ts_ms is None else ts_ms
+            expected.append((before, number, content[-1]))
+            number += 1
+        paths.append(folder / f"{index}.jsonl")
+        paths[-1].write_bytes(b"".join(line + b"\n" for line in content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "RUN_BYTES", 600)  # three lines a run
+        found = history.examine(paths, Router(discover()), folder, lambda *_: None)
+        assert list(found) == [line for _, _, line in sorted(expected)]
+    assert found.count == number
+    assert found.begins_ms == min((ts for ts, _, _ in expected if ts >= 0), default=None)
+
+
+def test_a_file_that_cannot_be_read_names_itself(tmp_path):
+    """Before anything is sent."""
+    with pytest.raises(UsageError, match="missing.jsonl: No such file"):
+        history.examine([tmp_path / "missing.jsonl"], Router(discover()), tmp_path, print)
+
+
+# -- topics
+
+
+def as_wanted(settings: Settings) -> dict[str, Topic]:
+    """Topics that leave nothing to be said."""
+    return {topic.name: topic for topic in wanted(settings, ["purchases"])}
+
+
+def test_topics_as_we_make_them_have_no_problem():
+    """With and without a prefix."""
+    for prefix in ("", "eu."):
+        settings = Settings(topic_prefix=prefix)
+        assert problems(wanted(settings, ["purchases"]), as_wanted(settings)) == []
+        assert f"{prefix}purchases" in as_wanted(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "weight", "said"),
+    [
+        ("purchases", {"cleanup.policy": "compact"}, Weight.LOSS, "cleanup.policy=delete"),
+        (CHANGELOG, {"cleanup.policy": "delete"}, Weight.LOSS, "cleanup.policy=compact"),
+        (CHANGELOG, {"cleanup.policy": "compact,delete"}, Weight.LOSS, "cleanup.policy=compact"),
+        (CHANGELOG, {"delete.retention.ms": "86400000"}, Weight.LOSS, "less than 7 days"),
+        ("user-tags", {"cleanup.policy": "delete"}, Weight.LOSS, "cleanup.policy=compact"),
+        ("tag-changes", {"retention.ms": "86400000"}, Weight.READERS, "less than 30 days"),
+        ("churn-warnings", {"retention.ms": "1"}, Weight.READERS, "less than 90 days"),
+        ("dead-letters", {"retention.ms": "1"}, Weight.READERS, "less than 7 days"),
+    ],
+)
+def test_a_topic_that_would_lose_records_is_one_problem_with_its_remedy(name, change, weight, said):
+    """What would lose state or input stops a worker; the rest is for its readers to know."""
+    settings = Settings()
+    found = as_wanted(settings)
+    found[name] = Topic(name, 8, {**found[name].configs, **change})
+    (problem,) = problems(wanted(settings, ["purchases"]), found)
+    assert (problem.topic, problem.weight) == (name, weight)
+    assert said in problem.text
+    assert "kafka-configs.sh" in problem.text
+
+
+def test_longer_retention_than_the_default_is_the_operators_to_choose():
+    """So is none at all."""
+    settings = Settings()
+    for kept in ("-1", str(400 * DAY_MS)):
+        found = as_wanted(settings)
+        found["tag-changes"] = Topic("tag-changes", 8, {"retention.ms": kept})
+        assert problems(wanted(settings, ["purchases"]), found) == []
+
+
+def test_missing_topics_and_unequal_partition_counts_stop_a_worker():
+    """Partitions are never added: the remedy is another."""
+    settings = Settings()
+    found = as_wanted(settings)
+    del found["dead-letters"]
+    found["purchases"] = Topic("purchases", 6, found["purchases"].configs)
+    unequal, missing = problems(wanted(settings, ["purchases"]), found)
+    assert missing == Problem(
+        Weight.LOSS, "dead-letters", "dead-letters is missing: run 'tagstream topics'"
+    )
+    assert unequal.weight is Weight.LOSS
+    assert "purchases has 6 partitions, TAGSTREAM_PARTITIONS is 8" in unequal.text
+    assert "never add partitions" in unequal.text
+
+
+# -- the demo and the worker
+
+
+def test_the_demos_orders_are_the_real_ones_moved_in_time():
+    """Every customer registers before his first order; none is of today."""
+    zone = ZoneInfo("Asia/Shanghai")
+    today = datetime.now(zone).date()
+    arrivals = cdnow(zone, sample=False)
+    types = Counter(arrival.event["type"] for arrival in arrivals)
+    assert types == {"registered": 23_570, "order": 69_659}
+    assert all(before.at_ms <= after.at_ms for before, after in pairwise(arrivals))
+    assert (today - datetime.fromtimestamp(arrivals[-1].at_ms / 1000, zone).date()).days == 1
+    dollars = sum(arrival.event.get("amount", 0) for arrival in arrivals) / 7
+    assert round(dollars / 69_659, 2) == 35.89
+    tenth = Counter(arrival.event["type"] for arrival in cdnow(zone, sample=True))
+    assert tenth == {"registered": 2_357, "order": 6_919}
+
+
+@pytest.fixture
+def tagstream(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo in a process of its own, on a free port."""
+    command = [sys.executable, "-m", "stream", "demo", "--sample"]
+    command += ["--web-port", "0", "--seconds", "1"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        yield process
+        process.kill()
+
+
+def test_the_demo_shows_tags_change_and_ends_by_itself(tagstream):
+    """History first, then live events; nothing is left where it was started."""
+    shown, said = tagstream.communicate()
+    assert tagstream.returncode == 0, said
+    assert said == ""
+    assert "Live events from now on." in shown
+    last = shown.splitlines()[-1]
+    assert "tag changes" in last
+    assert json.dumps("0 tag changes") not in last
