@@ -131,7 +131,10 @@ class LogStore:
             timestamp = time.time_ns() // 1_000_000
         batch = WriteBatch(raw_mode=True)
         for log, items in rows.items():
-            records = [Record(n, timestamp, *row) for n, row in enumerate(items, log.end)]
+            records = [
+                Record(offset, timestamp, key, value)
+                for offset, (key, value) in enumerate(items, log.end)
+            ]
             for first in range(0, len(records), BLOCK_RECORDS):
                 for last, block in _blocks(records[first : first + BLOCK_RECORDS]):
                     batch.put(log.key(last), block)
@@ -172,6 +175,8 @@ class LogStore:
                 records += found
                 room -= len(block)
                 offset = min(last + 1, end)
+                if offset == end or len(records) == max_records or room <= 0:
+                    break
                 blocks.next()
         return records, offset
 
@@ -282,7 +287,8 @@ class LogStore:
                 last, block = self._block(log, blocks)
                 yield last, block
                 start = last + 1
-                blocks.next()
+                if start < end:
+                    blocks.next()
 
     def _reclaim(self, log: Log) -> None:
         """Free the disk of what was deleted, which RocksDB does in its own time otherwise."""
