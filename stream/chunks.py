@@ -181,7 +181,7 @@ class ChunkDelivery(Consumer):
         self._epochs = count(1)
         self._buffered = 0
         self._full = False
-        self._asked: set[TP] = set()  # what the fetch under way asks for
+        self._asked: set[TP] | None = None  # by the fetch that is under way
         self._fetchable = Event()
         super().__init__(*args, **kwargs)
         self.buffer_bytes: int = getattr(self.app, "buffer_bytes", BUFFER_BYTES)
@@ -251,6 +251,8 @@ class ChunkDelivery(Consumer):
             source = self._sources.get(tp)
             if source is not None:
                 source.held, source.epoch = True, next(self._epochs)
+                if self._asked:
+                    self._asked.discard(tp)
                 while source.under_way and not source.under_way[-1].tracked:
                     self._drop(source, source.under_way.pop())
 
@@ -271,11 +273,11 @@ class ChunkDelivery(Consumer):
             self._fetchable.clear()
             await self._fetchable.wait()
             return
-        self._asked = wanted
+        self._asked = set(wanted)
         try:
             fetched = await self._fetch(wanted, FETCH_RECORDS)
         finally:
-            self._asked = set()
+            self._asked = None
         for tp, (epoch, records, end) in fetched.items():
             source = self._sources.get(tp)
             if source is None:
@@ -314,7 +316,7 @@ class ChunkDelivery(Consumer):
 
     def _wanted(self) -> set[TP]:
         """The partitions to fetch: released, and with room left in their share."""
-        self._full = self._buffered >= (self.buffer_bytes // 2 if self._full else self.buffer_bytes)
+        self._full = self._buffered * (2 if self._full else 1) >= self.buffer_bytes
         if self._full:
             return set()
         released = [source for source in self._sources.values() if not source.held]
@@ -322,10 +324,12 @@ class ChunkDelivery(Consumer):
 
     def _refill(self) -> None:
         """Ask anew, if there is now something to fetch that is not being asked for."""
-        if not self._wanted() <= self._asked:
-            self._fetchable.set()
-            if self._asked:
-                self._interrupt()
+        wanted = self._wanted()
+        if self._asked is None:
+            if wanted:
+                self._fetchable.set()
+        elif not wanted <= self._asked:
+            self._interrupt()
 
     # Acknowledgement and commit
 
