@@ -9,7 +9,7 @@ here.
 
 Members say ``{"url", "had", "round"}``: where they are reached, which numbers they had, and in
 which round of assignments (0: none, but their state may lie on the disk). The leader answers
-``{"round", "owners": {url: numbers}, "problem"}``.
+``{"round", "owners": [[url, numbers], ...], "problem"}``.
 """
 
 import logging
@@ -105,7 +105,7 @@ class NumberAssignor(AbstractPartitionAssignor):
         answer = orjson.dumps(
             {
                 "round": 1 + max(member.round for member in joined),
-                "owners": {member.url: owned[member.id] for member in joined},
+                "owners": [(member.url, owned[member.id]) for member in joined],
                 "problem": problem,
             }
         )
@@ -119,7 +119,7 @@ class NumberAssignor(AbstractPartitionAssignor):
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         answer = orjson.loads(assignment.user_data)
         self.numbers = frozenset(p for _, numbers in assignment.assignment for p in numbers)
-        self.owners = {p: url for url, numbers in answer["owners"].items() for p in numbers}
+        self.owners = {p: url for url, numbers in answer["owners"] for p in numbers}
         self.problem = answer["problem"]
         self._round = answer["round"]
         if self.problem:
