@@ -150,7 +150,7 @@ class LocalBroker:
         self._turns = count()
         self._waiting: set[asyncio.Future[None]] = set()
         self._users = 1
-        self._failure: TagstreamError | None = None
+        self._failure: BaseException | None = None
         self._closing = threading.Event()
         self._due = threading.Event()
         self._upkeep = threading.Thread(target=self._keep_up, name="broker-upkeep", daemon=True)
@@ -224,20 +224,22 @@ class LocalBroker:
         Raises:
             TopicError: it exists with another count, or there are no such settings.
         """
-        topic = self._topics.get(name)
-        if topic is None:
-            number = max((topic.number for topic in self._topics.values()), default=-1) + 1
-            topic = _Topic(number, partitions, TopicConfig())
-        elif topic.partitions != partitions:
+        there = self._topics.get(name)
+        if there is not None and there.partitions != partitions:
             raise TopicError(
-                f"topic {name} on {self.url} has {topic.partitions} partitions, not {partitions}:"
-                f" set TAGSTREAM_PARTITIONS={topic.partitions}, or feed a new topic"
+                f"topic {name} on {self.url} has {there.partitions} partitions, not {partitions}:"
+                f" set TAGSTREAM_PARTITIONS={there.partitions}, or feed a new topic"
             )
+        settings = there.config if there else TopicConfig()
         if config:
             try:
-                topic.config = msgspec.convert(config, TopicConfig, strict=False)
+                settings = msgspec.convert(config, TopicConfig, strict=False)
             except msgspec.ValidationError as error:
                 raise TopicError(f"topic {name}: {error}") from error
+        unused = max((topic.number for topic in self._topics.values()), default=-1) + 1
+        topic = _Topic(there.number if there else unused, partitions, settings)
+        if topic == there:
+            return
         self._store.put({b"t" + name.encode(): msgspec.msgpack.encode(topic)})
         self._topics[name] = topic
         for p in range(partitions):
@@ -444,6 +446,9 @@ class LocalBroker:
                 self._clean()
         except TagstreamError as error:
             self._failure = error  # and the next append raises it
+        except BaseException as error:
+            self._failure = error
+            raise
 
     def _clean(self) -> None:
         now = time.time_ns() // 1_000_000

@@ -215,7 +215,9 @@ class LocalJournal:
         self._fence: Fence | None = None
 
     async def open(self) -> None:
-        self._fence = self._broker.share().fence(self.changelog, self.partition)
+        if self._fence is None:
+            self._broker.share()
+        self._fence = self._broker.fence(self.changelog, self.partition)
 
     async def bounds(self) -> tuple[int, int]:
         self._ours()
@@ -240,6 +242,8 @@ class LocalJournal:
         return SourceState(first, end, self._broker.read(*place, offset - 1, max_records=1)[0])
 
     async def commit(self, rows: Mapping[str, Sequence[Row]]) -> int:
+        if self.changelog not in rows:
+            raise ValueError(f"a commit without a row for {self.changelog}")
         firsts = self._broker.append_many(
             {(topic, self.partition): items for topic, items in rows.items()}, fence=self._ours()
         )

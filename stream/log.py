@@ -13,6 +13,7 @@ Layout; integers are big-endian, so that RocksDB's byte order is offset order::
 
     "r" partition (8) offset (8) -> msgpack [[offset, timestamp, key, value], ...]    a block
     "s" partition (8)            -> msgpack [start, cleaned, kept]
+    "v"                          -> the version of this layout
     anything else                -> the broker's own entries
 
 A block stands under the last offset that it covers, which it keeps when compaction takes its
@@ -41,6 +42,8 @@ from rocksdict import (
 from stream.errors import JournalLost, StateError
 
 Row = tuple[bytes | None, bytes | None]  # key, value; a value of None is a tombstone
+
+LAYOUT = b"1"
 
 BLOCK_RECORDS = 2_000
 BLOCK_BYTES = 1 << 20
@@ -106,6 +109,15 @@ class LogStore:
         self._options.sync = sync
         with self._reading():
             self._db = Rdict(str(path), _options(memory))
+            layout = self._db.get(b"v")
+        if layout is None:
+            self.put({b"v": LAYOUT})
+        elif layout != LAYOUT:
+            self.close()
+            raise StateError(
+                f"{path}: written by another version of tagstream, in layout"
+                f" {layout.decode()} where this one has {LAYOUT.decode()}: go on with that version"
+            )
 
     def close(self) -> None:
         self._db.close()
@@ -332,7 +344,7 @@ class LogStore:
         try:
             yield
         except Exception as error:
-            if type(error) is not Exception:
+            if type(error) is not Exception and not isinstance(error, msgspec.DecodeError):
                 raise
             raise StateError(self._damage(_one_line(error))) from error
 

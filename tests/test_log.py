@@ -244,3 +244,12 @@ def test_damage_is_an_error_with_the_remedy_and_never_read(killed, pattern, harm
     harm(newest(killed, pattern))
     with pytest.raises(StateError, match=rf"^{killed}: .*restore the directory .* or delete it"):
         contents(LogStore(killed))
+
+
+def test_another_layout_is_refused(tmp_path):
+    """A later version's directory must not be read as this one's, nor written to."""
+    store = LogStore(tmp_path)
+    store.put({b"v": b"2"})
+    store.close()
+    with pytest.raises(StateError, match="in layout 2 where this one has 1: go on with that vers"):
+        LogStore(tmp_path)

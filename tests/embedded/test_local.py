@@ -299,6 +299,13 @@ async def test_a_commit_is_read_back_from_its_own_partition(broker, journal):
     assert [broker.end("a", p) for p in range(PARTITIONS)] == [0, 1, 0]
 
 
+async def test_a_commit_without_a_changelog_row_is_refused(broker, journal):
+    """Its outputs would be of no state; and it would have no position to return."""
+    with pytest.raises(ValueError, match="without a row for rows"):
+        await journal.commit({"a": [(b"k", b"out")]})
+    assert broker.end("a", 1) == 0
+
+
 async def test_a_changelog_is_read_to_its_end_in_bounded_batches(broker, journal, monkeypatch):
     """Also where compaction has taken the last records before the end that was asked for."""
     monkeypatch.setattr(local, "JOURNAL_RECORDS", 7)
