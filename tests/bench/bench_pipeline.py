@@ -1,0 +1,101 @@
+"""How fast one worker runs purchases on a real Kafka, beside the common Faust way.
+
+The shipped tags, churn warnings on; first the worker, then stock Faust
+(`common_faust.py`). Faust gets a twentieth of the events and of the users, since it would
+take all night: each of its users lives through the same, and more of them fit its caches.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.bench import rig
+from tests.broker.cluster import ends_with_us, free_port
+from tests.broker.harness import Service
+from tests.broker.purchases import Sent
+from tests.broker.worker import ROOT, cpu_seconds, environment, wait_until
+
+SCALE = 20
+
+
+def main() -> None:
+    options = rig.arguments(__doc__, events=1_000_000, users=50_000, days=30, partitions=4)
+    events, users, days = options.events, options.users, options.days
+    with rig.deployed(partitions=options.partitions) as service:
+        service.send(rig.orders(events, users, days=days))
+        ours = rig.work_off(service)
+        service.workers["worker"].stop()
+        common = common_way(service, rig.orders(events // SCALE, users // SCALE, days=days))
+    rig.show(
+        f"purchases: {ours.per_s / common.per_s:.1f} times the common Faust way",
+        ["", *rig.Pace.COLUMNS],
+        [["tagstream", *ours.cells], ["common Faust way", *common.cells]],
+    )
+
+
+def common_way(service: Service, events: Iterable[Sent]) -> rig.Pace:
+    """Run `common_faust.py` over ``events`` on the broker of ``service``, to their end.
+
+    Its clock starts at the first event that it has done.
+    """
+    prefix = service.settings["TAGSTREAM_TOPIC_PREFIX"] + "common-"
+    partitions = len(service.source.partitions)
+    admin = AdminClient(service.client)
+    topics = [
+        NewTopic(prefix + name, partitions) for name in ("purchases", "tag-changes", "warnings")
+    ]
+    for made in admin.create_topics(topics).values():
+        made.result()
+    count = service.send(events, topic=prefix + "purchases")
+    directory, port = Path(service.directory, "common"), free_port()
+    directory.mkdir()
+    settings = {
+        "BROKER": service.settings["TAGSTREAM_BROKER"],
+        "PREFIX": prefix,
+        "PARTITIONS": str(partitions),
+        "DATA_DIR": str(directory),
+    }
+    with Path(directory, "log").open("wb") as log:
+        process = subprocess.Popen(
+            ends_with_us(
+                [sys.executable, "-m", "tests.bench.common_faust", "worker", f"--web-port={port}"]
+            ),
+            cwd=ROOT,
+            env=environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: done(port), "the first event through common_faust", rig.LIMIT_S)
+        began = time.monotonic()
+        wait_until(lambda: done(port) == count, "all events through common_faust", rig.LIMIT_S)
+        return rig.Pace(count, time.monotonic() - began, cpu_seconds(process.pid))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def done(port: int) -> int:
+    """How many events `common_faust.py` has done; 0 while it does not answer yet.
+
+    Looks ten times a second.
+    """
+    time.sleep(0.1)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/done/", timeout=10) as answer:
+            return int(json.load(answer)["done"])
+    except (urllib.error.URLError, TimeoutError):
+        return 0
+
+
+if __name__ == "__main__":
+    main()
