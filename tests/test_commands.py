@@ -1,12 +1,13 @@
 """The commands, as people and scripts use them: outputs, exit codes, what a failure says."""
 
 import gzip
-import json
+import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice, pairwise
 from pathlib import Path
@@ -40,6 +41,19 @@ def run(*args: str | Path, stdin: bytes | None = None, **environ: str) -> Result
     unset = dict.fromkeys(("TAGSTREAM_BROKER", "TAGSTREAM_DATA_DIR", "TAGSTREAM_TAGS"))
     return CliRunner().invoke(
         app, [str(arg) for arg in args], input=stdin, env={**unset, "COLUMNS": "200", **environ}
+    )
+
+
+def started(folder: Path, *args: str) -> subprocess.Popen[str]:
+    """A command in a process of its own, with nothing set but its arguments."""
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-m", "stream", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
 
 
@@ -117,16 +131,14 @@ def test_a_variable_that_sets_nothing_is_named_once_and_stops_nothing(tmp_path):
     assert "TAGSTREAM_PARTITONS is no setting: did you mean TAGSTREAM_PARTITIONS?" in result.stderr
 
 
-def test_ctrl_c_ends_quietly_with_130():
+def test_ctrl_c_ends_quietly_with_130(tmp_path):
     """The command as people start it, interrupted in the middle of its work."""
-    command = [sys.executable, "-m", "stream", "generate", "--rate", "50", "-o", "-"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with started(tmp_path, "generate", "--rate", "50", "-o", "-") as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
-    assert process.returncode == 130
-    assert said == b""
+    assert (process.returncode, said) == (130, "")
 
 
 # -- generate
@@ -445,24 +457,34 @@ def test_the_demos_orders_are_the_real_ones_moved_in_time():
     assert tenth == {"registered": 2_357, "order": 6_919}
 
 
-@pytest.fixture
-def tagstream(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A demo in a process of its own, on a free port."""
-    command = [sys.executable, "-m", "stream", "demo", "--sample"]
-    command += ["--web-port", "0", "--seconds", "1"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    ) as process:
-        yield process
-        process.kill()
-
-
-def test_the_demo_shows_tags_change_and_ends_by_itself(tagstream):
+def test_the_demo_shows_tags_change_and_ends_by_itself(tmp_path):
     """History first, then live events; nothing is left where it was started."""
-    shown, said = tagstream.communicate()
-    assert tagstream.returncode == 0, said
-    assert said == ""
+    with started(tmp_path, "demo", "--sample", "--web-port", "0", "--seconds", "1") as demo:
+        shown, said = demo.communicate()
+    assert (demo.returncode, said) == (0, "")
     assert "Live events from now on." in shown
-    last = shown.splitlines()[-1]
-    assert "tag changes" in last
-    assert json.dumps("0 tag changes") not in last
+    assert re.search(r"· [1-9][0-9,]* tag changes · [1-9][0-9,]* churn", shown.splitlines()[-1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_takes_what_is_generated_and_answers_for_its_users(tmp_path):
+    """The embedded broker, fed over HTTP while it runs and looked into when it is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    worker = started(tmp_path, "worker", "--web-port", port, "--data-dir", "d")
+    with worker:
+        assert worker.stderr is not None
+        assert any("ready" in line for line in worker.stderr)
+        url = ("--url", f"http://127.0.0.1:{port}")
+        made = run("generate", "--count", "300", "--users", "9", "--days", "9", *url)
+        assert made.exit_code == 0, made.stderr
+        own = ("user", "user-000000", *url, "--data-dir", tmp_path / "d")
+        shown = run(*own)
+        while shown.exit_code and worker.poll() is None:  # its first event is on its way
+            shown = run(*own)
+        assert orjson.loads(shown.stdout)["tags"]["value_tier"]["since"]
+        assert run("replay", "-", "--state-dir", tmp_path / "d").exit_code == 2
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate()
+    assert worker.returncode == 0
+    assert orjson.loads(run(*own).stdout)["features"]["purchases"]["orders_total"] > 1

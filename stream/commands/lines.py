@@ -24,6 +24,7 @@ from stream.errors import UsageError
 from stream.events import MAX_BYTES, types_of
 
 STANDARD_INPUT = Path("-")
+BATCH_LINES, BATCH_BYTES = 5_000, 4 << 20
 
 #: The argument of commands that read such files.
 Files = Annotated[
@@ -116,6 +117,20 @@ def read(path: Path, advanced: Callable[[int], object] = lambda _: None) -> Iter
         raise UsageError(f"{path}: is a directory") from error
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
+
+
+def batches(events: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The lines some thousands at a time, fewer where they are long."""
+    batch: list[bytes] = []
+    room = BATCH_BYTES
+    for line in events:
+        batch.append(line)
+        room -= len(line)
+        if len(batch) == BATCH_LINES or room <= 0:
+            yield batch
+            batch, room = [], BATCH_BYTES
+    if batch:
+        yield batch
 
 
 def size(paths: list[Path]) -> int | None:

@@ -2,10 +2,9 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from stream.partition import POSITION, decode_position
 from stream.settings import Settings
 from stream.topics import CHANGELOG
 
-BATCH = 10_000
 LOOK_BACK = 100  # records at the end of a partition that are looked at first
 
 
@@ -54,18 +52,16 @@ def load(settings: Settings, events: lines.Files) -> None:
         if found.begins_ms is not None:
             asyncio.run(_refuse_late(settings, list(domains), found.begins_ms))
         loading = progress.add_task("loading", total=found.count)
-        asyncio.run(
-            _send(settings, router, iter(found), lambda many: progress.advance(loading, many))
-        )
+        asyncio.run(_send(settings, router, found, lambda many: progress.advance(loading, many)))
     span = "" if found.begins_ms is None else f", the first of {_utc(found.begins_ms)}"
     console.print(f"{found.count:,} events{span}")
 
 
 async def _send(
-    settings: Settings, router: Router, events: Iterator[bytes], sent: Callable[[int], object]
+    settings: Settings, router: Router, events: Iterable[bytes], sent: Callable[[int], object]
 ) -> None:
     async with kafka_feed(settings) as feed:
-        while batch := list(islice(events, BATCH)):
+        for batch in lines.batches(events):
             await feed.send(list(router.items(batch)))
             sent(len(batch))
 

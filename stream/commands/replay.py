@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,6 @@ from stream.domains import discover
 from stream.errors import UsageError
 from stream.settings import Settings
 
-BATCH = 5_000  # lines appended at once
 AHEAD = 50_000  # lines appended before all of them have to be applied
 
 EMITTED = ("tag-changes", "churn-warnings", "dead-letters")
@@ -122,7 +120,7 @@ async def _replay(
                     outputs[name].write(b"".join(record.value + b"\n" for record in records))
 
         ahead = 0
-        while batch := list(islice(read, BATCH)):
+        for batch in lines.batches(read):
             await feed.send(list(router.items(batch)))
             counts["lines"] += len(batch)
             ahead += len(batch)
