@@ -209,9 +209,12 @@ class LogStore:
         """
         batch, start, end = WriteBatch(raw_mode=True), log.start, log.end
         for last, block in self._walk(log, start, end):
-            newest = max((record.timestamp for record in _decode(block)), default=0)
-            if last == end - 1 or (last >= below and newest >= before_ms):
+            if last == end - 1:
                 break
+            if last >= below:
+                newest = max((record.timestamp for record in _decode(block)), default=0)
+                if newest >= before_ms:
+                    break
             batch.delete(log.key(last))
             start = last + 1
         if start > log.start:
@@ -249,7 +252,7 @@ class LogStore:
         """Take what ``newest`` outdates from the blocks below ``upto``, and merge what is left."""
         left: list[Record] = []  # of the blocks in ``merged``, which are still stored
         merged: list[int] = []
-        size = kept = 0
+        size = kept = 0  # size: about that of ``left``, encoded
 
         def put() -> None:
             batch = WriteBatch(raw_mode=True)
@@ -272,16 +275,15 @@ class LogStore:
                 and (record.value is not None or record.timestamp >= tombstones_ms)
             ]
             kept += len(keep)
-            if merged and (
-                size + len(block) > BLOCK_BYTES or len(left) + len(keep) > BLOCK_RECORDS
-            ):
+            share = len(block) * len(keep) // (len(records) or 1)
+            if merged and (size + share > BLOCK_BYTES or len(left) + len(keep) > BLOCK_RECORDS):
                 put()
                 size = 0
             if not merged and len(keep) == len(records) and len(records) > BLOCK_RECORDS // 2:
-                size = 0
                 continue  # as it was
             left += keep
             merged.append(last)
+            size += share
         if merged:
             put()
         log.cleaned, log.kept = upto, kept

@@ -161,6 +161,20 @@ def test_compaction_merges_what_is_left_of_many_blocks(tmp_path):
     store.close()
 
 
+def test_compaction_makes_no_block_larger_than_an_append_does(tmp_path):
+    """However large the rows are that it merges."""
+    store = LogStore(tmp_path)
+    log = store.log(0)
+    for i in range(300):
+        store.append({log: [(b"%d" % (i % 150), bytes(20_000))]})
+    store.compact(log, tombstones_ms=0, stopped=lambda: False)
+
+    sizes = [len(block) for _, block in store._walk(log, 0, log.end)]
+    assert sum(sizes) > 150 * 20_000
+    assert module.BLOCK_BYTES // 2 < max(sizes) <= module.BLOCK_BYTES
+    store.close()
+
+
 def blob_bytes(store: LogStore) -> int:
     return store._db.property_int_value("rocksdb.total-blob-file-size") or 0
 
