@@ -1,4 +1,4 @@
-"""Kafka: the Faust driver ``tagstream-kafka://`` and the options that every client of ours shares.
+"""Kafka: the Faust driver ``tagstream-kafka://``.
 
 Promise: sources are read read-committed, by partition number (``stream.assignor``), in chunks
 (``stream.chunks``) that begin where the owner of a partition says and nowhere else: a position
@@ -19,13 +19,12 @@ from aiokafka.errors import (
     IllegalStateError,
     OffsetOutOfRangeError,
 )
-from aiokafka.helpers import create_ssl_context
 from faust.transport import producer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from stream.chunks import Backlog, ChunkDelivery, Fetched, Start, chunk_topics
-from stream.errors import SettingError, SourceRemade, SourceTrimmed
+from stream.errors import SourceRemade, SourceTrimmed
 
 FETCH_WAIT_S = 1.0
 """How long a fetch that finds nothing waits, here, for records of any partition."""
@@ -43,40 +42,6 @@ FETCH_BYTES = (64 << 10, 1 << 20)
 FOREVER_MS = 10 * 365 * 24 * 3_600_000
 """aiokafka's patience with a consumer that does not poll; a member that it dismisses for that can
 never join again, and a worker that has no partition, or no room, does not poll."""
-
-
-def client_options(settings: Any) -> dict[str, Any]:
-    """Keyword arguments for every aiokafka client (consumer, producer, admin) of these settings.
-
-    Args:
-        settings: has ``broker`` (``[scheme://]host:port``, more after commas) and, as text or
-            None, ``security_protocol``, ``sasl_mechanism``, ``sasl_username``, ``sasl_password``,
-            ``ssl_cafile``, ``ssl_certfile`` and ``ssl_keyfile``.
-
-    Raises:
-        SettingError: a certificate or key cannot be read.
-    """
-    protocol = settings.security_protocol or "PLAINTEXT"
-    options: dict[str, Any] = {
-        "bootstrap_servers": settings.broker.rpartition("://")[2].replace(";", ",").split(","),
-        "security_protocol": protocol,
-    }
-    if protocol.endswith("SSL"):
-        try:
-            options["ssl_context"] = create_ssl_context(
-                cafile=settings.ssl_cafile,
-                certfile=settings.ssl_certfile,
-                keyfile=settings.ssl_keyfile,
-            )
-        except OSError as exc:  # ssl.SSLError is one too
-            files = [settings.ssl_cafile, settings.ssl_certfile, settings.ssl_keyfile]
-            named = ", ".join(str(file) for file in files if file)
-            raise SettingError(f"TLS files cannot be used ({named}): {exc}") from exc
-    if protocol.startswith("SASL_"):
-        options["sasl_mechanism"] = settings.sasl_mechanism or "PLAIN"
-        options["sasl_plain_username"] = settings.sasl_username
-        options["sasl_plain_password"] = settings.sasl_password
-    return options
 
 
 class RebalanceListener(driver.ConsumerRebalanceListener):
@@ -297,13 +262,12 @@ class Transport(driver.Transport):
     Producer = Producer
 
     def client_options(self) -> dict[str, Any]:
-        """Where the brokers are and how to speak to them, for every client of this app.
+        """Where the brokers are and how to log in, as the app's ``settings`` say.
 
-        From the app's ``settings_kafka`` (see ``client_options``) where it has that, else from
-        Faust's broker URL, ``broker_credentials`` and ``ssl_context``.
+        An app without those has Faust's broker URL, ``broker_credentials`` and ``ssl_context``.
         """
-        if options := getattr(self.app, "settings_kafka", None):
-            return dict(options)
+        if settings := getattr(self.app, "settings", None):
+            return settings.client_options()  # type: ignore[no-any-return]
         conf = self.app.conf
         return {
             "bootstrap_servers": driver.server_list(self.url, self.default_port),
