@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Annotated
@@ -147,9 +146,7 @@ async def _run(
                 await feed.send([arrival.item() for arrival in batch])
                 sent += len(batch)
                 newest_ms = batch[-1].at_ms
-                status.update(f"{sent:,} events, up to {_utc(newest_ms)}")
-    console.print(f"{sent:,} events, up to {_utc(newest_ms)}" if sent else "no events")
-
-
-def _utc(ts_ms: int) -> str:
-    return datetime.fromtimestamp(ts_ms / 1000, UTC).isoformat(" ", "seconds")
+                status.update(f"{sent:,} events, up to {timestamps.iso_utc(newest_ms)}")
+    console.print(
+        f"{sent:,} events, up to {timestamps.iso_utc(newest_ms)}" if sent else "no events"
+    )

@@ -4,7 +4,6 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from stream.domains import discover
 from stream.errors import StateError
 from stream.partition import POSITION, decode_position
 from stream.settings import Settings
+from stream.timestamps import iso_utc
 from stream.topics import CHANGELOG
 
 LOOK_BACK = 100  # records at the end of a partition that are looked at first
@@ -53,7 +53,7 @@ def load(settings: Settings, events: lines.Files) -> None:
             asyncio.run(_refuse_late(settings, list(domains), found.begins_ms))
         loading = progress.add_task("loading", total=found.count)
         asyncio.run(_send(settings, router, found, lambda many: progress.advance(loading, many)))
-    span = "" if found.begins_ms is None else f", the first of {_utc(found.begins_ms)}"
+    span = "" if found.begins_ms is None else f", the first of {iso_utc(found.begins_ms)}"
     console.print(f"{found.count:,} events{span}")
 
 
@@ -95,8 +95,8 @@ async def _refuse_late(settings: Settings, domains: Iterable[str], begins_ms: in
 def _compare(begins_ms: int, newest_ms: int, what: str) -> None:
     if newest_ms > begins_ms:
         raise StateError(
-            f"{what} {_utc(newest_ms)}, and this history begins at {_utc(begins_ms)}: it would"
-            " come late. Load it into new topics (another TAGSTREAM_TOPIC_PREFIX) before any live"
+            f"{what} {iso_utc(newest_ms)}, and this history begins at {iso_utc(begins_ms)}: it"
+            " would come late. Load it into new topics (another TAGSTREAM_TOPIC_PREFIX) before any live"
             " event, or leave out what is older"
         )
 
@@ -120,7 +120,3 @@ async def _last(
         if found:
             return found
     return []
-
-
-def _utc(ts_ms: int) -> str:
-    return datetime.fromtimestamp(ts_ms / 1000, UTC).isoformat(" ", "seconds")

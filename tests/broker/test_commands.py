@@ -83,7 +83,7 @@ def test_history_is_merged_by_time_and_refused_where_it_would_come_late(
     with Service(kafka.cluster, prefix, tmp_path) as service:
         loaded = tagstream("load", str(mixed), str(first), settings=service.settings)
         assert loaded.returncode == 0, loaded.stderr
-        assert "393 events, the first of 2024-12-31 16:00:00+00:00" in loaded.stderr
+        assert "393 events, the first of 2024-12-31T16:00:00.000Z" in loaded.stderr
         assert service.source.read() == 393
         for records in service.source.partitions:
             times = [record.decoded()["ts"] for record in records if record.key]
@@ -108,6 +108,6 @@ def test_history_is_refused_where_the_state_is_ahead_of_it(
         service.send([row], topic=f"{prefix}{CHANGELOG}")
         refused = tagstream("load", str(events(tmp_path / "e", 0.5)), settings=service.settings)
         assert refused.returncode == 1
-        assert "the state has reached 2025-01-01 16:00:00+00:00" in refused.stderr
+        assert "the state has reached 2025-01-01T16:00:00.000Z" in refused.stderr
         later = events(tmp_path / "later", 1, 2)
         assert tagstream("load", str(later), settings=service.settings).returncode == 0
