@@ -96,8 +96,8 @@ def _compare(begins_ms: int, newest_ms: int, what: str) -> None:
     if newest_ms > begins_ms:
         raise StateError(
             f"{what} {iso_utc(newest_ms)}, and this history begins at {iso_utc(begins_ms)}: it"
-            " would come late. Load it into new topics (another TAGSTREAM_TOPIC_PREFIX) before any live"
-            " event, or leave out what is older"
+            " would come late. Load it into new topics (another TAGSTREAM_TOPIC_PREFIX) before any"
+            " live event, or leave out what is older"
         )
 
 
