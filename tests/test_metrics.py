@@ -8,8 +8,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream import data
 from stream.metrics import ALL, Metrics, Value
-from stream.settings import PACKAGED_TAGS
 
 PURCHASES = ("registered", "updated", "order", "refund", "erase")
 
@@ -364,7 +364,7 @@ def test_names_units_and_help_follow_the_conventions(metrics):
 def test_a_worker_with_the_shipped_tags_exports_fewer_than_a_thousand_series():
     """All partitions on one worker, every label that can occur in normal running."""
     metrics = Metrics(CollectorRegistry(), types={"purchases": PURCHASES}, partitions=8)
-    shipped = yaml.safe_load(PACKAGED_TAGS.read_text("utf-8"))
+    shipped = yaml.safe_load(data.TAGS.read_text("utf-8"))
     tags = [
         Tag(tag["name"], (None, *tag["cases"]) if "cases" in tag else (False, True))
         for tag in shipped["tags"]
