@@ -451,8 +451,11 @@ def _evidence(
     reads = [(name, readers[name]) for name in features]
 
     def evidence(user: Any) -> dict[str, Any]:
-        values = ((name, read(user)) for name, read in reads)
-        return {name: None if value == math.inf else value for name, value in values}
+        found = {}
+        for name, read in reads:
+            value = read(user)
+            found[name] = None if value == math.inf else value
+        return found
 
     return evidence
 

@@ -49,6 +49,7 @@ class Calendar:
         self._zone = ZoneInfo(zone)
         self._days: dict[int, int] = {}
         self._starts: dict[int, int] = {}
+        self._minute = lru_cache(maxsize=8_192)(self._look_up_minute)
         self.iso = lru_cache(maxsize=8_192)(self._iso)
         """Local time with milliseconds and offset, as in every output."""
 
@@ -63,7 +64,22 @@ class Calendar:
         return self._look_up_start(day) if start_ms is None else start_ms
 
     def _iso(self, ts_ms: int) -> str:
-        return self._local(ts_ms).isoformat(timespec="milliseconds")
+        minute, ms = divmod(ts_ms, 60_000)
+        frame = self._minute(minute)
+        if frame is None:
+            return self._local(ts_ms).isoformat(timespec="milliseconds")
+        before, after = frame
+        return f"{before}{ms // 1_000:02}.{ms % 1_000:03}{after}"
+
+    def _look_up_minute(self, minute: int) -> tuple[str, str] | None:
+        """What stands before and after the seconds of a minute; None where clocks then ran
+        some seconds off the minutes of the world.
+        """
+        local = self._local(minute * 60_000)
+        if local.second:
+            return None
+        text = local.isoformat(timespec="minutes")
+        return text[:16] + ":", text[16:]
 
     def _local(self, ts_ms: int) -> datetime:
         return (_EPOCH + ts_ms * _MILLISECOND).astimezone(self._zone)

@@ -12,20 +12,23 @@ one at a time (linear hashing), so that one row answers whether an id is known w
 the repetition carries. ``BLOCK_IDS`` is their mean; 512 ids are out of reach.
 """
 
-from itertools import islice
 from typing import Final, Protocol
 
 import msgspec
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_digest
 
 INLINE: Final = 64
 SPILL: Final = 32
 BLOCK_IDS: Final = 128
 
+HASH: Final = 8
+ENTRY: Final = 16
+"""Bytes of an id in a record: its hash, then its event's time, both big-endian."""
 
-def digest(event_id: str) -> int:
-    """The hash of an event id, the same in every process."""
-    return xxh3_64_intdigest(event_id.encode())
+
+def digest(event_id: str) -> bytes:
+    """The hash of an event id, 8 bytes, the same in every process."""
+    return xxh3_64_digest(event_id.encode())
 
 
 class Blocks(Protocol):
@@ -68,38 +71,54 @@ class Spilled(msgspec.Struct, array_like=True, gc=False):
 
 
 class Recent(Protocol):
-    """The part of a user's record that this module keeps: ids in order of arrival."""
+    """The part of a user's record that this module keeps.
+
+    ``recent`` holds ids in order of arrival, `ENTRY` bytes each: one object however many there
+    are, so that a user is read, written and kept in memory cheaply.
+    """
 
     user_id: str
-    recent: dict[int, int]
+    recent: bytes
     spilled: Spilled | None
 
 
-def is_known(user: Recent, event_hash: int, horizon_ms: int, blocks: Blocks) -> bool:
+def is_known(user: Recent, event_hash: bytes, horizon_ms: int, blocks: Blocks) -> bool:
     """Whether an event of this hash with a time after ``horizon_ms`` was applied."""
-    seen_ms = user.recent.get(event_hash)
+    recent = user.recent
+    at = recent.find(event_hash)
+    while at >= 0:
+        # Between two ids the same bytes mean nothing.
+        if at % ENTRY == 0 and _time(recent, at) > horizon_ms:
+            return True
+        at = recent.find(event_hash, at + 1)
     spilled = user.spilled
-    if spilled is not None and seen_ms is None and spilled.newest_ms > horizon_ms:
-        block = blocks.get(user.user_id, _bucket(event_hash, spilled.blocks))
-        seen_ms = block.get(event_hash) if block else None
+    if spilled is None or spilled.newest_ms <= horizon_ms:
+        return False
+    known = int.from_bytes(event_hash, "big")
+    block = blocks.get(user.user_id, _bucket(known, spilled.blocks))
+    seen_ms = block.get(known) if block else None
     return seen_ms is not None and seen_ms > horizon_ms
 
 
-def remember(user: Recent, event_hash: int, ts_ms: int, horizon_ms: int, blocks: Blocks) -> None:
+def remember(user: Recent, event_hash: bytes, ts_ms: int, horizon_ms: int, blocks: Blocks) -> None:
     """Note an applied event, and forget what lies at or before ``horizon_ms``."""
-    recent = user.recent
-    if event_hash in recent:
-        del recent[event_hash]  # forgotten, and now the youngest
-    recent[event_hash] = ts_ms
+    recent = user.recent + event_hash + ts_ms.to_bytes(HASH, "big")
     # Arrival is nearly the order of time: what has expired is nearly always in front.
-    while recent and recent[oldest := next(iter(recent))] <= horizon_ms:
-        del recent[oldest]
-    if len(recent) > INLINE:
-        user.recent = recent = {
-            known: seen_ms for known, seen_ms in recent.items() if seen_ms > horizon_ms
-        }
-        if len(recent) > INLINE:
+    while _time(recent, 0) <= horizon_ms:
+        recent = recent[ENTRY:]
+    user.recent = recent
+    if len(recent) > INLINE * ENTRY:
+        user.recent = recent = b"".join(
+            recent[at : at + ENTRY]
+            for at in range(0, len(recent), ENTRY)
+            if _time(recent, at) > horizon_ms
+        )
+        if len(recent) > INLINE * ENTRY:
             _spill(user, horizon_ms, blocks)
+
+
+def _time(recent: bytes, at: int) -> int:
+    return int.from_bytes(recent[at + HASH : at + ENTRY], "big")
 
 
 def _bucket(event_hash: int, blocks: int) -> int:
@@ -117,12 +136,13 @@ def _spill(user: Recent, horizon_ms: int, blocks: Blocks) -> None:
         spilled = None
     if spilled is None:
         spilled = user.spilled = Spilled(1, 0, horizon_ms)
-    moving = list(islice(user.recent.items(), SPILL))
+    recent = user.recent
+    moving, user.recent = recent[: SPILL * ENTRY], recent[SPILL * ENTRY :]
     by_block: dict[int, dict[int, int]] = {}
-    for event_hash, seen_ms in moving:
-        del user.recent[event_hash]
+    for at in range(0, len(moving), ENTRY):
+        event_hash, seen_ms = int.from_bytes(moving[at : at + HASH], "big"), _time(moving, at)
         by_block.setdefault(_bucket(event_hash, spilled.blocks), {})[event_hash] = seen_ms
-    spilled.newest_ms = max(spilled.newest_ms, *(seen_ms for _, seen_ms in moving))
+        spilled.newest_ms = max(spilled.newest_ms, seen_ms)
     for number, added in by_block.items():
         _rewrite(user.user_id, spilled, number, added, horizon_ms, blocks)
     if spilled.ids > BLOCK_IDS * spilled.blocks:

@@ -107,7 +107,7 @@ class User(Struct, array_like=True, gc=False):
     deadline_ms: int = NEVER  # what ``Table.deadline_ms`` said last
     hint_ms: int = NEVER  # ``fire`` has nothing to do before it
     tags: dict[str, TagState] = {}
-    recent: dict[int, int] = {}
+    recent: bytes = b""
     spilled: Spilled | None = None
 
 
@@ -199,9 +199,14 @@ class Table(Generic[U]):
             return "duplicate"
         if user.rules != self._rules_id:
             self._adopt(user, out)
-        if ts_ms >= user.hint_ms or time_ms > ts_ms:
-            self._catch_up(user, ts_ms, time_ms, out)
         day = self._day(ts_ms)
+        if time_ms > ts_ms:
+            self._catch_up(user, ts_ms, time_ms, out)
+        elif ts_ms >= user.hint_ms:
+            if day == user.today + 1 and self.instant_ms(user) > ts_ms:
+                self._pass_midnight(user, day, out)
+            else:
+                self.fire(user, ts_ms, out)
         outcome: Outcome = "late"
         if ts_ms >= user.clock_ms:
             outcome = "applied"
@@ -257,11 +262,19 @@ class Table(Generic[U]):
         instant_ms = self.instant_ms(user)
         return instant_ms if instant_ms < due_ms else due_ms
 
+    def _pass_midnight(self, user: U, day: int, out: Outputs) -> None:
+        """Fire what one midnight alone may change: to look is cheaper than to ask whether to."""
+        user.clock_ms = self._day_start_ms(day)
+        user.today = day
+        values = self._evaluate(user)
+        if values != user.values:
+            self._emit(user, values, {"kind": "time"}, out)
+
     def _catch_up(self, user: U, ts_ms: int, time_ms: int, out: Outputs) -> None:
         """Bring the clock to the last deadline before an event, those of no tag included."""
         self.fire(user, max(ts_ms, time_ms), out)
         if ts_ms >= time_ms or user.newest_ms == -NEVER:
-            return  # the event itself moves the clock at least as far, or starts it
+            return  # what comes moves the clock at least as far, or starts it
         today = self._day(time_ms)
         last = FIRST_DAY
         for change in self._changes:
