@@ -27,7 +27,7 @@ import msgspec
 import orjson
 
 from stream.errors import SourceTrimmed
-from stream.events import Code, Rejected, dead_letter
+from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
 from stream.journal import Journal, Row
 from stream.metrics import ALL, value_label
 from stream.partitioner import partition_for
@@ -37,7 +37,6 @@ from stream.topics import CHANGELOG
 from stream.users import Table, Users
 
 POSITION = META + b"position"
-FUTURE_MS = 300_000  # an event further ahead of the wall clock is refused
 SLICE = 200  # deadlines fired between two chunks: a few milliseconds
 PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
 FULL_CHUNK = 2_000  # a chunk of this many records says that more is waiting
@@ -370,7 +369,7 @@ class Partition:
         applying = time.perf_counter()
         gathered = self._gather()
         now_ms = self._now_ms()
-        latest_ms, cap_ms = (now_ms + FUTURE_MS, now_ms) if self._wall else (NEVER, NEVER)
+        latest_ms, cap_ms = (now_ms + MAX_AHEAD_MS, now_ms) if self._wall else (NEVER, NEVER)
         newest_ms, time_ms, delay_ms = place.newest_ms, place.time_ms, self._delay_ms
         users, apply, out = feed.users, feed.table.apply, gathered.out
         young, changed, changes = users.young, users.changed, out.changes

@@ -36,7 +36,9 @@ from tables.table import NEVER, Outputs, Rules, Table, User
 
 MAX_YUAN: Final = 1e9
 
-Attribute = str | int | float | None
+# A larger whole number could be read, but not kept: MessagePack has 64 bits.
+Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Attribute = str | Whole | float | None
 
 if TYPE_CHECKING:
     Fen = int
