@@ -155,6 +155,8 @@ def scenes(draw: st.DrawFn, max_events: int = 30) -> Scene:
     zone_name, first_day = draw(st.sampled_from(PLACES))
     zone = ZoneInfo(zone_name)
     definition = draw(definitions(zone_name))
+    if zone_name == shipped().timezone and draw(st.booleans()):
+        definition = shipped()
     now_ms = first_instant(zone, first_day) + 12 * HOUR_MS
     stream: list[tuple[int, dict[str, Any]]] = []
     for number in range(draw(st.integers(1, max_events))):
