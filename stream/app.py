@@ -21,12 +21,12 @@ from prometheus_client import CollectorRegistry
 
 from stream.assignor import NumberAssignor
 from stream.chunks import chunk_topic
-from stream.commands.lines import Router
 from stream.describe import describe_tag, describe_user
 from stream.domains import Domain
 from stream.errors import UsageError
 from stream.events import Decoder, Rejected, future, types_of
 from stream.journal import Journal, KafkaJournal, Row
+from stream.lines import Router
 from stream.local import LocalJournal
 from stream.membership import Membership
 from stream.metrics import Metrics

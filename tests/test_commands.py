@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from stream import timestamps
+from stream import lines, timestamps
 from stream.__main__ import app
-from stream.commands import history, lines, synthetic
+from stream.commands import history, synthetic
 from stream.commands.demo import cdnow
-from stream.commands.lines import Routed, Router
 from stream.domains import discover
 from stream.errors import UsageError
 from stream.events import MAX_BYTES, Decoder, Rejected
+from stream.lines import Routed, Router
 from stream.partitioner import partition_for
 from stream.rules import load
 from stream.settings import Settings

@@ -17,8 +17,8 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
-from stream.commands import lines
-from stream.commands.lines import Router
+from stream import lines
+from stream.lines import Router
 
 RUN_BYTES = 64 << 20
 UNDATED = -1  # before every time: lines that no line with a time comes before

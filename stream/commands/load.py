@@ -12,13 +12,14 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import Progress
 
-from stream.commands import history, lines
+from stream import lines
+from stream.commands import history
 from stream.commands.feeding import BrokerError, connected, kafka_feed, need_kafka
-from stream.commands.lines import Router
 from stream.commands.options import BROKER, takes
 from stream.commands.topics import refuse_loss
 from stream.domains import discover
 from stream.errors import StateError
+from stream.lines import Router
 from stream.partition import POSITION, decode_position
 from stream.settings import Settings
 from stream.timestamps import iso_utc

@@ -14,14 +14,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from stream import timestamps
-from stream.commands import lines
+from stream import lines, timestamps
 from stream.commands.feeding import EmbeddedFeed, Output, output
-from stream.commands.lines import Router
 from stream.commands.options import takes
 from stream.commands.service import running
 from stream.domains import discover
 from stream.errors import UsageError
+from stream.lines import Router
 from stream.settings import Settings
 
 AHEAD = 50_000  # lines appended before all of them have to be applied
