@@ -125,7 +125,9 @@ class Tagstream:
         settings = self.settings
         changelog = settings.topic(CHANGELOG)
         if settings.embedded:
-            return LocalJournal(self.broker, partition=number, changelog=changelog)
+            return LocalJournal(
+                self.broker, partition=number, changelog=changelog, group=settings.topic(GROUP)
+            )
         return KafkaJournal(
             settings.client_options(),
             group=settings.topic(GROUP),

@@ -47,12 +47,14 @@ class ChangelogRecord(Protocol):
 class SourceState:
     """What a source topic holds in our partition: ``first`` and read-committed ``end`` offset.
 
-    ``record`` is the one before the position asked for, None where it is gone.
+    ``record`` is the one before the position asked for, None where it is gone. ``committed`` is
+    what the consumer group last said it had done, which is for people to look at: a witness.
     """
 
     first: int
     end: int
     record: Any | None
+    committed: int | None = None
 
 
 class Journal(Protocol):
@@ -96,6 +98,7 @@ class KafkaJournal:
         self.changelog = changelog
         self.partition = partition
         self.transactional_id = f"{group}-{partition}"
+        self._group = group
         self._producer: AIOKafkaProducer | None = None
 
     async def open(self) -> None:
@@ -137,21 +140,26 @@ class KafkaJournal:
 
     async def source(self, topic: str, offset: int) -> SourceState:
         tp = TopicPartition(topic, self.partition)
-        async with self._reader(tp) as reader:
+        async with self._reader(tp, group_id=self._group) as reader:
             first = (await reader.beginning_offsets([tp]))[tp]
             end = (await reader.end_offsets([tp]))[tp]
+            committed = await reader.committed(tp)
             if not first < offset <= end:
-                return SourceState(first, end, None)
+                return SourceState(first, end, None, committed)
             reader.seek(tp, offset - 1)
             while await reader.position(tp) < offset:
                 for record in (await reader.getmany(tp, timeout_ms=200)).get(tp, ()):
-                    return SourceState(first, end, record if record.offset < offset else None)
-            return SourceState(first, end, None)
+                    found = record if record.offset < offset else None
+                    return SourceState(first, end, found, committed)
+            return SourceState(first, end, None, committed)
 
     @contextlib.asynccontextmanager
-    async def _reader(self, tp: TopicPartition) -> AsyncIterator[AIOKafkaConsumer]:
+    async def _reader(
+        self, tp: TopicPartition, group_id: str | None = None
+    ) -> AsyncIterator[AIOKafkaConsumer]:
         reader = AIOKafkaConsumer(
             **self.client,
+            group_id=group_id,  # to ask for its offsets, never to join it
             isolation_level="read_committed",
             enable_auto_commit=False,
             # A changelog that was cut below our position must be an error, not a silent jump.

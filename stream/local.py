@@ -208,8 +208,11 @@ class LocalJournal:
     ``changelog`` is the topic among those of ``commit`` whose position is returned.
     """
 
-    def __init__(self, broker: LocalBroker, *, changelog: str, partition: int) -> None:
+    def __init__(
+        self, broker: LocalBroker, *, changelog: str, partition: int, group: str = "tagstream"
+    ) -> None:
         self.changelog = changelog
+        self.group = group
         self.partition = partition
         self._broker = broker
         self._fence: Fence | None = None
@@ -237,9 +240,11 @@ class LocalJournal:
         self._ours()
         place = topic, self.partition
         first, end = self._broker.start(*place), self._broker.end(*place)
+        committed = self._broker.committed(self.group, *place)
         if not first < offset <= end:
-            return SourceState(first, end, None)
-        return SourceState(first, end, self._broker.read(*place, offset - 1, max_records=1)[0])
+            return SourceState(first, end, None, committed)
+        record = self._broker.read(*place, offset - 1, max_records=1)[0]
+        return SourceState(first, end, record, committed)
 
     async def commit(self, rows: Mapping[str, Sequence[Row]]) -> int:
         if self.changelog not in rows:

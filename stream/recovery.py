@@ -101,6 +101,12 @@ async def check_source(journal: Journal, topic: str, number: int, place: Place) 
         " create the topics and feed the events again"
     )
     if place.offset == 0:
+        if source.committed:
+            raise StateError(
+                f"{where}: {source.committed} records were applied once, but the changelog knows"
+                " nothing of them: it was deleted or made anew, and no disk has the state."
+                f" Restore the changelog. {again}"
+            )
         place.offset = source.first
         return
     if source.first > place.offset:

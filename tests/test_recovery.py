@@ -20,7 +20,7 @@ from stream.errors import LayoutChanged, SourceRemade, SourceTrimmed, StateError
 from stream.events import Decoder, types_of
 from stream.local import LocalJournal
 from stream.metrics import Metrics
-from stream.partition import POSITION, Feed, Partition
+from stream.partition import POSITION, Feed, Partition, Place
 from stream.rules import load
 from stream.settings import Settings
 from stream.store import RECORD, Budget, Store
@@ -314,6 +314,20 @@ async def test_a_source_filled_again_past_the_position_is_refused(bench, tmp_pat
         again.produce_to("purchases", 0, orders(100, first=1_000))
         with pytest.raises(SourceRemade, match="not the one that was applied"):
             await bench.check_source(again)
+
+
+async def test_a_lost_changelog_without_a_disk_is_refused(bench, tmp_path):
+    """The group's committed offset is all that is left to say that there was a state."""
+    bench, _ = bench
+    shutil.rmtree(bench.disk)
+    with broker_of(tmp_path / "new") as new:
+        new.produce_to("purchases", 0, orders(60))
+        new.commit_offsets("tagstream", {("purchases", 0): 60})
+        journal, recovered = await bench.recover(new)
+        with pytest.raises(StateError, match="60 records were applied once"):
+            await recovery.check_source(journal, "purchases", 0, Place())
+        recovered.store.close()
+        await journal.close()
 
 
 class Trimmed(LocalJournal):
