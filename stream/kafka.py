@@ -131,7 +131,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         A partition that has some position, and is paused, makes aiokafka do nothing: neither look
         for a committed offset, nor complain that there is none, nor fetch from it.
         """
-        self.forget()
         consumer = self._ensure_consumer()
         for tp in assigned:
             consumer.seek(tp, 0)

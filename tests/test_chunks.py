@@ -398,12 +398,36 @@ async def test_a_release_that_a_rebalance_overtakes_opens_nothing(ours):
 
 
 async def test_a_release_during_revocation_opens_nothing(ours):
+    opened = []
+
     async def finish(numbers: set[int]) -> None:
         await ours.release({A0: 0})
+        opened.append(ours._wanted())
 
     ours.app.ownership.revoked = finish
     await ours.on_partitions_revoked({A0})
-    assert ours._wanted() == set()
+    assert opened == [set()]
+
+
+async def test_a_release_at_an_earlier_position_commits_from_there(ours):
+    """The group's lag is what its owner has to do, also where it has to do it again."""
+    ours.ack(await deliver(ours, A0, 0, 1, 2))
+    await ours.commit()
+    await ours.release({A0: 0})
+    ours.logs.rows[A0] = [Row(0)]
+    await ours._deliver_next()
+    ours.ack(ours.delivered[-1])
+    await ours.commit()
+    assert ours.logs.committed == {A0: 1}
+
+
+async def test_a_release_ends_a_fetch_that_waits_beyond_its_position(ours):
+    await deliver(ours, A0, 0)
+    waiting = asyncio.create_task(ours._deliver_next())
+    await asyncio.sleep(0)
+    await ours.release({A0: 0})
+    await waiting
+    assert [m.value.start for m in ours.delivered] == [0, 0]
 
 
 # Hold
@@ -440,7 +464,9 @@ async def test_hold_withdraws_the_chunks_that_no_agent_has_taken(ours):
 async def test_acks_from_before_a_release_count_for_nothing(ours):
     old = await deliver(ours, A0, 0, 1)
     take(old)
+    ours.track_message(old)
     await ours.release({A0: 0})
+    assert not ours.unacked, "Faust waits for these when it stops"
     await ours._deliver_next()
     ours.ack(old)
     await ours.commit()

@@ -22,6 +22,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from faust.types import TP
 
+import stream.kafka
 from stream.assignor import NumberAssignor
 from stream.chunks import chunk_topic, events
 from stream.errors import SourceRemade, SourceTrimmed
@@ -29,6 +30,12 @@ from stream.membership import Membership
 from tests.broker.conftest import Kafka
 
 pytestmark = pytest.mark.broker
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Nothing here may come of a fetch that has waited long enough."""
+    monkeypatch.setattr(stream.kafka, "FETCH_WAIT_S", 3_600)
 
 
 class Account:
@@ -320,10 +327,29 @@ async def test_what_is_not_released_needs_no_committed_offset_and_delivers_nothi
         await account.until(lambda: app.numbers)
         assert await app.consumer.earliest_offsets(TP(topic, 0)) == {TP(topic, 0): 0}
         assert await app.consumer.backlog([TP(topic, 0)]) == {}
+        assert app.consumer._thread._consumer.paused() == app.consumer.assignment()
         await app.consumer.release({TP(topic, 1): 0})
         produce(kafka, topic, [b"b"], 1)
         await account.until(lambda: account.values)
         assert account.values == {TP(topic, 1): [b"b"]}
+
+
+async def test_what_stays_over_a_rebalance_is_held_until_it_is_released_again(
+    kafka, topic, tmp_path
+):
+    account, tp = Account(), TP(topic, 0)
+    async with Reader(kafka, tmp_path, account, topic, name="a") as a:
+        produce(kafka, topic, [b"a"])
+        await a.caught_up(tp)
+        a.releases = False
+        async with Reader(kafka, tmp_path, account, topic, name="b") as b:
+            await account.until(lambda: len(a.numbers) == len(b.numbers) == 2)
+            assert 0 in a.numbers
+            assert await a.consumer.backlog([tp]) == {}
+            await a.release()
+            produce(kafka, topic, [b"b"])
+            assert await a.caught_up(tp) == (2, 2, 2)
+    assert account.values[tp] == [b"a", b"b"]
 
 
 async def test_committed_is_what_was_acknowledged_and_does_not_matter_to_the_next_worker(
