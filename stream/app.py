@@ -34,7 +34,7 @@ from stream.ownership import Ownership
 from stream.partition import Partition
 from stream.partitioner import partition_for
 from stream.settings import Settings
-from stream.topics import CHANGELOG, wanted
+from stream.topics import CHANGELOG, DAY_MS, wanted
 from stream.watchdog import Watchdog
 from stream.web import Local, Moving, Refusal, Remote, WebServer
 
@@ -54,9 +54,20 @@ class App(faust.App):
 
 
 class Tagstream:
-    """One worker. ``rules`` are loaded definitions; ``domains`` the sources it reads."""
+    """One worker. ``rules`` are loaded definitions; ``domains`` the sources it reads.
 
-    def __init__(self, settings: Settings, rules: Any, domains: Mapping[str, Domain]) -> None:
+    ``tombstones_ms`` is how long the changelog keeps markers of deletion: a disk unused for
+    longer is not trusted.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        rules: Any,
+        domains: Mapping[str, Domain],
+        *,
+        tombstones_ms: int = 7 * DAY_MS,
+    ) -> None:
         self.settings = settings
         self.rules = rules
         self.domains = dict(domains)
@@ -80,6 +91,7 @@ class Tagstream:
             journal=self._journal,
             consumer=lambda: self.app.consumer,
             stop=self._stop_for,
+            tombstones_ms=tombstones_ms,
             now_ms=lambda: time.time_ns() // 1_000_000,
         )
         self.app.buffer_bytes = self.ownership.budget.buffer_bytes

@@ -75,6 +75,7 @@ class Ownership:
         journal: Callable[[int], Journal],
         consumer: Callable[[], Consumer],
         stop: Callable[[BaseException], None],
+        tombstones_ms: int,
         now_ms: Callable[[], int],
     ) -> None:
         self.budget = Budget(settings.memory_mb)
@@ -89,6 +90,7 @@ class Ownership:
         self._journal = journal
         self._consumer = consumer
         self._stop = stop
+        self._tombstones_ms = tombstones_ms
         self._now_ms = now_ms
         self._generation: int | None = None
         self._assigned = False
@@ -165,6 +167,7 @@ class Ownership:
                 budget=self.budget,
                 settings=settings,
                 timezone=self._rules.timezone,
+                tombstones_ms=self._tombstones_ms,
                 progress=self._metrics.recovered,
             )
             store = recovered.store

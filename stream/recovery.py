@@ -28,9 +28,9 @@ from stream.topics import CHANGELOG
 
 log = logging.getLogger(__name__)
 
-#: A disk unused for longer may have missed tombstones that compaction has removed since:
-#: `tagstream topics` keeps them for seven days.
-TOMBSTONES_KEPT_MS = 6 * 86_400_000
+#: Part of the time that tombstones are kept after which a disk is too old: compaction may have
+#: removed some that it has missed, and clocks differ.
+TRUSTED = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,13 @@ async def recover(
     budget: Budget,
     settings: Settings,
     timezone: str,
+    tombstones_ms: int,
     progress: Callable[[int], None],
 ) -> Recovered:
     """Open the disk in ``path`` and read what the changelog has beyond it.
 
-    ``progress(n)`` is called with the number of changelog records just read.
+    ``tombstones_ms`` is how long the changelog keeps markers of deletion, and so how long a
+    disk may have been away. ``progress(n)`` is called with the number of records just read.
 
     Raises:
         LayoutChanged: partition count, partitioner or time zone are not the state's.
@@ -64,7 +66,9 @@ async def recover(
     first, end = await journal.bounds()
     store = _open(path, budget)
     applied = store.applied
-    if applied is not None and (reason := await _distrust(journal, store, applied, first, end)):
+    if applied is not None and (
+        reason := await _distrust(journal, store, applied, first, end, tombstones_ms)
+    ):
         if first == end:
             store.close()
             raise StateError(
@@ -154,11 +158,11 @@ def _anew(store: Store, path: Path, budget: Budget) -> Store:
 
 
 async def _distrust(
-    journal: Journal, store: Store, applied: int, first: int, end: int
+    journal: Journal, store: Store, applied: int, first: int, end: int, tombstones_ms: int
 ) -> str | None:
     """Why this disk must not be built upon; None if it may."""
     used_ms = store.used_ms or 0
-    if time.time() * 1000 - used_ms > TOMBSTONES_KEPT_MS:
+    if time.time() * 1000 - used_ms > tombstones_ms * TRUSTED:
         return "last used too long ago: it may have missed deletions"
     if end < applied:
         return f"is at {applied}, but the changelog ends at {end}"

@@ -46,7 +46,7 @@ class Weight(Enum):
     """What a problem is to whom."""
 
     LOSS = "a worker refuses to start: state or input would be lost"
-    READERS = "state is safe, but readers of the topic may miss records"
+    READERS = "state is safe, but readers may miss records, or disks have to be rebuilt sooner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,12 @@ def problems(want: Iterable[Topic], found: Mapping[str, Topic]) -> list[Problem]
     return listed
 
 
+def tombstones_ms(changelog: Topic | None) -> int:
+    """How long a changelog keeps markers of deletion: Kafka's own default where it is not said."""
+    configs = changelog.configs if changelog else {}
+    return int(configs.get("delete.retention.ms", DAY_MS))
+
+
 def _problems_of(topic: Topic, actual: Topic) -> Iterable[Problem]:
     name = topic.name
     if actual.partitions != topic.partitions:
@@ -106,9 +112,8 @@ def _problems_of(topic: Topic, actual: Topic) -> Iterable[Problem]:
         held = actual.configs.get(config)
         if least is None or held is None or int(held) < 0 or int(held) >= int(least):
             continue
-        state = name.endswith(CHANGELOG)
         yield Problem(
-            Weight.LOSS if state else Weight.READERS,
+            Weight.READERS,
             name,
             f"{name} has {config}={held}, less than {int(least) // DAY_MS} days:"
             f" {_alter(name, config, least)}",

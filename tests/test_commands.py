@@ -397,7 +397,7 @@ def test_topics_as_we_make_them_have_no_problem():
         ("purchases", {"cleanup.policy": "compact"}, Weight.LOSS, "cleanup.policy=delete"),
         (CHANGELOG, {"cleanup.policy": "delete"}, Weight.LOSS, "cleanup.policy=compact"),
         (CHANGELOG, {"cleanup.policy": "compact,delete"}, Weight.LOSS, "cleanup.policy=compact"),
-        (CHANGELOG, {"delete.retention.ms": "86400000"}, Weight.LOSS, "less than 7 days"),
+        (CHANGELOG, {"delete.retention.ms": "86400000"}, Weight.READERS, "less than 7 days"),
         ("user-tags", {"cleanup.policy": "delete"}, Weight.LOSS, "cleanup.policy=compact"),
         ("tag-changes", {"retention.ms": "86400000"}, Weight.READERS, "less than 30 days"),
         ("churn-warnings", {"retention.ms": "1"}, Weight.READERS, "less than 90 days"),

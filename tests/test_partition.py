@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from stream import recovery
 from stream.broker import LocalBroker
-from stream.chunks import Chunk
+from stream.chunks import Chunk, Record
 from stream.domains import discover
 from stream.errors import Fenced, SourceTrimmed
 from stream.events import Decoder, types_of
@@ -53,7 +53,7 @@ def produce(broker: LocalBroker, events: list[dict[str, Any]]) -> None:
 
 def committed(broker: LocalBroker, topic: str) -> list[dict[str, Any]]:
     records = broker.read(topic, 0, 0, max_records=1_000_000)
-    return [orjson.loads(record.value) for record in records]
+    return [orjson.loads(record.value or b"") for record in records]
 
 
 class Worker:
@@ -79,6 +79,7 @@ class Worker:
             budget=self.budget,
             settings=self.settings,
             timezone=self.rules.timezone,
+            tombstones_ms=7 * 86_400_000,
             progress=lambda _: None,
         )
         table = DOMAIN.table(self.rules)
@@ -104,7 +105,7 @@ class Worker:
 
     def offer(self, partition: Partition, start: int, size: int) -> int:
         """Hand over the chunk of at most ``size`` records from ``start`` on; return its end."""
-        records = list(self.broker.read("purchases", 0, start, max_records=size))
+        records: list[Record] = list(self.broker.read("purchases", 0, start, max_records=size))
         end = records[-1].offset + 1
         partition.offer("purchases", Chunk("purchases", 0, start, end, records, 0), lambda: None)
         return end
@@ -201,7 +202,7 @@ async def test_an_unexpected_error_stops_before_anything_of_the_flush_is_visible
         partition = await worker.open()
         feed = partition.feeds["purchases"]
         feed.users.add(b"u2", "u2").values = None  # what no record ever holds
-        records = list(broker.read("purchases", 0, 0, max_records=4))
+        records: list[Record] = list(broker.read("purchases", 0, 0, max_records=4))
         chunk = Chunk("purchases", 0, 0, 4, records, 0)
         partition.offer("purchases", chunk, lambda: acked.append(1))
         await until(lambda: worker.errors)

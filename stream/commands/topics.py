@@ -42,13 +42,14 @@ def topics(
         raise TopicError("\n".join(problem.text for problem in wrong))
 
 
-def refuse_loss(settings: Settings) -> None:
-    """Raises TopicError where the broker's topics would lose state or input."""
+def refuse_loss(settings: Settings) -> dict[str, Topic]:
+    """The topics as the broker has them; TopicError where they would lose state or input."""
     want = wanted(settings, discover())
     _, found = asyncio.run(_look(settings, want))
     lines = [item.text for item in problems(want, found) if item.weight is Weight.LOSS]
     if lines:
         raise TopicError("\n".join(lines))
+    return found
 
 
 Looked = tuple[list[str], dict[str, Topic]]  # the names that were made; every topic of ours

@@ -20,6 +20,7 @@ from stream.domains import discover
 from stream.errors import TagstreamError
 from stream.rules import load
 from stream.settings import Settings
+from stream.topics import CHANGELOG, DAY_MS, tombstones_ms
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,11 @@ def worker(settings: Settings) -> None:
     rules = load(settings.tags, domains)
     for warning in rules.warnings:
         log.warning("%s", warning)
+    kept_ms = 7 * DAY_MS
     if not settings.embedded:
-        refuse_loss(settings)
+        kept_ms = tombstones_ms(refuse_loss(settings).get(settings.topic(CHANGELOG)))
     garbage.relax()
-    error = asyncio.run(_run(Tagstream(settings, rules, domains)))
+    error = asyncio.run(_run(Tagstream(settings, rules, domains, tombstones_ms=kept_ms)))
     if isinstance(error, TagstreamError):
         raise error
     if error is not None:
