@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.broker.cluster import Listener
 from tests.broker.conftest import Kafka
 from tests.broker.harness import Service
 from tests.broker.purchases import purchases
@@ -24,6 +25,17 @@ def test_one_worker_emits_what_the_reference_says(
         service.start("a")
         with service.feeding(events):
             service.wait_progress(2_000)
+        service.check()
+
+
+@pytest.mark.parametrize("listener", ["SASL", "TLS"])
+def test_a_secured_broker_is_reached_by_settings_alone(
+    kafka: Kafka, prefix: str, tmp_path: Path, listener: Listener
+) -> None:
+    """Topics are made, joined, read and written over the listener that asks for more."""
+    with Service(kafka.cluster, prefix, tmp_path, listener=listener) as service:
+        service.send(itertools.islice(purchases(seed=2), 500))
+        service.start("a")
         service.check()
 
 
