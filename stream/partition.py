@@ -19,13 +19,13 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
 
+from stream.describe import local_iso
 from stream.errors import SourceTrimmed
 from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
 from stream.journal import Journal, Row
@@ -536,16 +536,14 @@ class Partition:
         self.position.population = [(t, v, n) for (t, v), n in self.population.items()]
         changelog.append((POSITION, _encode_position(self.position)))
         committed_at = {feed.name: feed.place.offset for feed in self.feeds.values()}
-        emitted_at = datetime.fromtimestamp(self._now_ms() / 1000, self._zone).isoformat(
-            timespec="milliseconds"
-        )
+        emission = {"emitted_at": local_iso(self._now_ms(), self._zone)}
         outputs: dict[str, Sequence[Row]] = {}
         for topic, records in (("tag-changes", changes), ("churn-warnings", warnings)):
             if records:
                 outputs[self._topics[topic]] = [
                     (
                         record["user_id"].encode(),
-                        orjson.dumps({**record, "emitted_at": emitted_at}),
+                        orjson.dumps(record | emission),
                     )
                     for record in records
                 ]

@@ -49,7 +49,8 @@ class Calendar:
         self._zone = ZoneInfo(zone)
         self._days: dict[int, int] = {}
         self._starts: dict[int, int] = {}
-        self._minute = lru_cache(maxsize=8_192)(self._look_up_minute)
+        self._offset = lru_cache(maxsize=_CACHED)(self._look_up_offset)
+        self._date_text = lru_cache(maxsize=4_096)(_date_text)
         self.iso = lru_cache(maxsize=8_192)(self._iso)
         """Local time with milliseconds and offset, as in every output."""
 
@@ -64,22 +65,26 @@ class Calendar:
         return self._look_up_start(day) if start_ms is None else start_ms
 
     def _iso(self, ts_ms: int) -> str:
-        minute, ms = divmod(ts_ms, 60_000)
-        frame = self._minute(minute)
-        if frame is None:
+        offset = self._offset(ts_ms // _QUARTER_MS)
+        if offset is None:
             return self._local(ts_ms).isoformat(timespec="milliseconds")
-        before, after = frame
-        return f"{before}{ms // 1_000:02}.{ms % 1_000:03}{after}"
+        offset_ms, suffix = offset
+        day, ms = divmod(ts_ms + offset_ms, DAY_MS)
+        seconds, ms = divmod(ms, 1_000)
+        minutes, seconds = divmod(seconds, 60)
+        date_ = self._date_text(day)
+        return f"{date_}T{minutes // 60:02}:{minutes % 60:02}:{seconds:02}.{ms:03}{suffix}"
 
-    def _look_up_minute(self, minute: int) -> tuple[str, str] | None:
-        """What stands before and after the seconds of a minute; None where clocks then ran
-        some seconds off the minutes of the world.
+    def _look_up_offset(self, quarter: int) -> tuple[int, str] | None:
+        """Local time less UTC during a quarter of an hour, in ms and as it is written; None where
+        it changed within, or its writing is not that simple (before about 1970).
         """
-        local = self._local(minute * 60_000)
-        if local.second:
+        first = self._local(quarter * _QUARTER_MS)
+        last = self._local((quarter + 1) * _QUARTER_MS - 1)
+        offset = first.utcoffset()
+        if offset is None or offset != last.utcoffset() or offset.seconds % 60:
             return None
-        text = local.isoformat(timespec="minutes")
-        return text[:16] + ":", text[16:]
+        return offset // _MILLISECOND, first.isoformat(timespec="minutes")[16:]
 
     def _local(self, ts_ms: int) -> datetime:
         return (_EPOCH + ts_ms * _MILLISECOND).astimezone(self._zone)
@@ -120,3 +125,7 @@ class Calendar:
             self._starts.clear()
         self._starts[day] = start_ms
         return start_ms
+
+
+def _date_text(day: int) -> str:
+    return date.fromordinal(day + _EPOCH_ORDINAL).isoformat()

@@ -102,11 +102,13 @@ def is_known(user: Recent, event_hash: bytes, horizon_ms: int, blocks: Blocks) -
 
 def remember(user: Recent, event_hash: bytes, ts_ms: int, horizon_ms: int, blocks: Blocks) -> None:
     """Note an applied event, and forget what lies at or before ``horizon_ms``."""
-    recent = user.recent + event_hash + ts_ms.to_bytes(HASH, "big")
+    user.recent = recent = user.recent + event_hash + ts_ms.to_bytes(HASH, "big")
     # Arrival is nearly the order of time: what has expired is nearly always in front.
-    while _time(recent, 0) <= horizon_ms:
-        recent = recent[ENTRY:]
-    user.recent = recent
+    expired = 0
+    while _time(recent, expired) <= horizon_ms:
+        expired += ENTRY
+    if expired:
+        user.recent = recent = recent[expired:]
     if len(recent) > INLINE * ENTRY:
         user.recent = recent = b"".join(
             recent[at : at + ENTRY]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil, floor, inf, isfinite
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, Protocol, TypeVar
 
 FIRST_DAY: Final = -(10**9)
@@ -246,15 +246,18 @@ class Features:
 
         return declare
 
-    def next_turns(self, thresholds: Mapping[str, Constants]) -> list[DayOf]:
-        """What tells when time can change a tag that reads ``thresholds``, each once."""
-        return list(
-            dict.fromkeys(
-                self.changes[name].next_turn(constants)
-                for name, constants in thresholds.items()
-                if name in self.changes
-            )
-        )
+    def next_turns(self, thresholds: Mapping[str, Constants]) -> list[tuple[int, DayOf]]:
+        """What tells when time can change a tag that reads ``thresholds``, each once.
+
+        With each the days that a day has to be old before it matters, 0 where any midnight may:
+        nothing turns before the oldest day that a user has is so old. In that order.
+        """
+        turns: dict[DayOf, int] = {}
+        for name, constants in thresholds.items():
+            if name in self.changes:
+                change = self.changes[name]
+                turns[change.next_turn(constants)] = getattr(change, "days", 0)
+        return sorted(((span, turn) for turn, span in turns.items()), key=itemgetter(0))
 
     def longest_window(self) -> int:
         """Days that events have to be kept for."""

@@ -152,7 +152,9 @@ class Table(Generic[U]):
         self._defaults = tuple(domain.defaults)
         self._evaluate = domain.evaluate
         self._evidence = tuple(domain.evidence)
-        self._next_turns = self.features.next_turns(domain.thresholds)
+        turns = self.features.next_turns(domain.thresholds)
+        self._midnights = [turn for span, turn in turns if not span]
+        self._leavings = [(span, turn) for span, turn in turns if span]
         self._changes = list(dict.fromkeys(self.features.changes.values()))
 
     # -- what a domain adds
@@ -254,10 +256,20 @@ class Table(Generic[U]):
 
     def _next_ms(self, user: U) -> int:
         day = NO_DAY
-        for next_turn in self._next_turns:
+        for next_turn in self._midnights:
             candidate = next_turn(user)
             if candidate < day:
                 day = candidate
+        if self._leavings:
+            record: Any = user  # of a domain that keeps days
+            held = record.days
+            oldest = held[1] if len(held) > 1 else NO_DAY
+            for span, next_turn in self._leavings:
+                if oldest + span >= day:
+                    break  # and those behind it take longer still
+                candidate = next_turn(user)
+                if candidate < day:
+                    day = candidate
         due_ms = self._day_start_ms(day)
         instant_ms = self.instant_ms(user)
         return instant_ms if instant_ms < due_ms else due_ms

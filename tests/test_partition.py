@@ -65,7 +65,7 @@ class Worker:
         self.disk = disk
         self.allowance = allowance
         self.budget = Budget(16)
-        options = {"partitions": "1", "time": "events", "flush_ms": "1000"}
+        options = {"partitions": "1", "time": "events", "flush_ms": "250"}
         self.settings = Settings.load({**options, "data_dir": str(disk)}, {})
         self.errors: list[BaseException] = []
 

@@ -24,7 +24,7 @@ from faust.types import TP
 
 import stream.kafka
 from stream.assignor import NumberAssignor
-from stream.chunks import chunk_topic, events
+from stream.chunks import BUFFER_BYTES, chunk_topic, events
 from stream.errors import SourceRemade, SourceTrimmed
 from stream.membership import Membership
 from tests.broker.conftest import Kafka
@@ -102,6 +102,7 @@ class Reader(faust.App):
         self.ownership = self
         self.numbers: set[int] = set()
         self.rebalances = 0
+        self.buffer_bytes = BUFFER_BYTES
         for topic in topics:
             self.agent(chunk_topic(self, topic, 4), name=topic)(self.take)
 
@@ -185,6 +186,19 @@ async def test_every_codec_that_producers_use_is_read(kafka, topic, tmp_path, co
     assert account.values[tp] == values
     assert [record.key for record in account.chunks[0].records[:2]] == [b"key", b"key"]
     assert account.chunks[0].records[0].timestamp > 1_700_000_000_000
+
+
+async def test_what_has_been_fetched_already_flows_on_when_an_ack_makes_room(
+    kafka, topic, tmp_path
+):
+    """Each chunk takes the whole share of its partition, while the others have nothing."""
+    produce(kafka, topic, numbered(20_000))
+    account, tp = Account(), TP(topic, 0)
+    app = Reader(kafka, tmp_path, account, topic)
+    app.buffer_bytes = 1 << 20
+    async with app:
+        await account.until(lambda: account.applied.get(tp) == 20_000)
+    assert account.values[tp] == numbered(20_000)
 
 
 async def test_aborted_records_and_markers_take_offsets_and_are_in_no_chunk(kafka, topic, tmp_path):
@@ -321,17 +335,27 @@ async def test_sources_of_unequal_partition_counts_are_assigned_to_nobody(
 async def test_what_is_not_released_needs_no_committed_offset_and_delivers_nothing(
     kafka, topic, tmp_path
 ):
-    produce(kafka, topic, [b"a"])
+    first, second = TP(topic, 0), TP(topic, 1)
+    produce(kafka, topic, [b"a"], 0)
+    produce(kafka, topic, [b"b"], 1)
     account = Account()
     async with Reader(kafka, tmp_path, account, topic, releases=False) as app:
         await account.until(lambda: app.numbers)
-        assert await app.consumer.earliest_offsets(TP(topic, 0)) == {TP(topic, 0): 0}
-        assert await app.consumer.backlog([TP(topic, 0)]) == {}
-        assert app.consumer._thread._consumer.paused() == app.consumer.assignment()
-        await app.consumer.release({TP(topic, 1): 0})
-        produce(kafka, topic, [b"b"], 1)
-        await account.until(lambda: account.values)
-        assert account.values == {TP(topic, 1): [b"b"]}
+        assert await app.consumer.position(first) == 0
+        assert await app.consumer.earliest_offsets(first) == {first: 0}
+        assert await app.consumer.backlog([first]) == {}
+
+        await app.consumer.release({first: 0})
+        assert await app.caught_up(first) == (1, 1, 1)
+        assert account.values == {first: [b"a"]}
+        await app.consumer.release({second: 0})  # while a fetch waits for the first
+        assert await app.caught_up(second) == (1, 1, 1)
+        assert account.values == {first: [b"a"], second: [b"b"]}
+
+        app.consumer.hold([second])
+        await app.consumer.backlog([second])
+        paused = app.consumer._thread._consumer.paused()
+        assert paused == app.consumer.assignment() - {first}
 
 
 async def test_what_stays_over_a_rebalance_is_held_until_it_is_released_again(
