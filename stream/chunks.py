@@ -209,7 +209,10 @@ class ChunkDelivery(Consumer):
 
     @abc.abstractmethod
     def _interrupt(self) -> None:
-        """Make a ``_fetch`` that waits return: there is more to ask for. Never blocks."""
+        """Make a ``_fetch`` return that was called before: there is more to ask for. Never blocks.
+
+        It may end the next one instead, but must not be lost.
+        """
 
     @abc.abstractmethod
     async def backlog(self, tps: Iterable[TP]) -> dict[TP, Backlog]:

@@ -156,7 +156,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """The thread's own; see ``ChunkDelivery._fetch``."""
         consumer = self._ensure_consumer()
         fetcher = consumer._fetcher
-        self._interrupted = False
         while True:
             if consumer._closed:
                 raise ConsumerStoppedError
@@ -175,6 +174,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 self._arrival.cancel()
                 break
             self._arrival.result()  # the group's errors come this way too
+        # Not before: an interrupt may arrive between the call of a fetch and its first step.
+        self._interrupted = False
         fetched = {}
         for tp, run in records.items():
             tp = TP(*tp)

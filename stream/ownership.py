@@ -317,6 +317,8 @@ class Ownership:
             try:
                 await self._follow_wall_clock_once()
             except (KafkaError, TimeoutError, OSError) as error:
+                for partition in self.partitions.values():
+                    partition.lag_unknown()
                 log.info(
                     "the wall clock waits: the broker does not answer (%s)", type(error).__name__
                 )

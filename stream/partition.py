@@ -26,7 +26,7 @@ import msgspec
 import orjson
 
 from stream.describe import local_iso
-from stream.errors import SourceTrimmed
+from stream.errors import JournalLost, SourceTrimmed
 from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
 from stream.journal import Journal, Row
 from stream.metrics import ALL, value_label
@@ -90,6 +90,8 @@ class Metrics(Protocol):
     def warnings(self, records: Any) -> None: ...
     def event_to_change(self, domain: str, weighted: Any) -> None: ...
     def deadlines_fired(self, domain: str, number: int) -> None: ...
+    def lateness(self, domain: str, weighted: Any) -> None: ...
+    def commit_failed(self) -> None: ...
 
 
 class Outputs:
@@ -248,6 +250,12 @@ class Partition:
         self._suspended = True
         self._waiting.clear()
         self._written.set()
+        self.lag_unknown()
+
+    def lag_unknown(self) -> None:
+        """The broker has not said lately how far the sources go."""
+        for feed in self.feeds.values():
+            feed.lag = None
 
     def resume(self) -> None:
         """Go on where we were."""
@@ -375,6 +383,7 @@ class Partition:
         young, changed, changes = users.young, users.changed, out.changes
         said = len(changes)
         unusual: Counter[tuple[Any, str]] = Counter()  # outcomes other than "applied"
+        behind_s: list[float] = []  # of events behind the partition's time
         for record, event in zip(records, decoded, strict=True):
             key = record.key
             if event.__class__ is Rejected:
@@ -398,6 +407,8 @@ class Partition:
                 if outcome == "duplicate":
                     continue
             changed[key] = user
+            if ts_ms < time_ms:
+                behind_s.append((time_ms - ts_ms) / 1000)
             if ts_ms > newest_ms:
                 newest_ms = ts_ms
                 reached_ms = (ts_ms if ts_ms < cap_ms else cap_ms) - delay_ms
@@ -411,7 +422,12 @@ class Partition:
         place.newest_ms, place.time_ms = newest_ms, time_ms
         gathered.events += len(records)
         gathered.more = len(chunk.records) >= FULL_CHUNK
-        self._metrics.events(feed.name, _outcomes(decoded, unusual))
+        outcomes = _outcomes(decoded, unusual)
+        applied = sum(n for (_, outcome), n in outcomes.items() if outcome in ("applied", "late"))
+        self._metrics.events(feed.name, outcomes)
+        self._metrics.lateness(
+            feed.name, [(0.0, applied - len(behind_s)), *((s, 1) for s in behind_s)]
+        )
         self._metrics.batch(feed.name, "decode", applying - started)
         self._metrics.batch(feed.name, "apply", time.perf_counter() - applying)
 
@@ -551,7 +567,11 @@ class Partition:
             outputs[self._topics["dead-letters"]] = gathered.dead
         outputs[self._changelog] = changelog
         encoded = time.perf_counter()
-        applied = await self.journal.commit(outputs)
+        try:
+            applied = await self.journal.commit(outputs)
+        except JournalLost:
+            self._metrics.commit_failed()
+            raise
         committed = time.perf_counter()
         self.store.write(changelog, index, applied)
         self.applied = applied
