@@ -119,6 +119,10 @@ class Topic:
         """All records read so far, partition by partition."""
         return itertools.chain.from_iterable(self.partitions)
 
+    def newest_ms(self) -> int:
+        """The largest timestamp of the records read so far, epoch ms."""
+        return max(record.timestamp for record in self.records())
+
     def _keep(self, message: Message) -> None:
         number, offset = message.partition(), message.offset()
         assert number is not None and offset is not None

@@ -5,8 +5,10 @@ unusable. About 13 minutes of event time per event: 110 events are a day. `unusa
 service has to answer to each on its own.
 """
 
+import itertools
 import json
 import random
+import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -79,6 +81,14 @@ def purchases(seed: int, *, users: int = 250, start: int = 0) -> Iterator[Sent]:
         sent = (user, value)
         recent.append(sent)
         yield sent
+
+
+def orders_now(users: int) -> Iterator[Sent]:
+    """Orders of this very moment, of all users in turn, without end."""
+    for number in itertools.count():
+        user = f"user-{number % users}"
+        event = {"event_id": f"now-{number}", "user_id": user, "type": "order", "amount": 1}
+        yield user, json.dumps({**event, "ts": time.time_ns() // 1_000_000}).encode()
 
 
 def unusable(value: bytes | None) -> str | None:

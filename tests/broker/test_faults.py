@@ -14,11 +14,20 @@ import pytest
 from tests.broker.cluster import Cluster
 from tests.broker.conftest import Kafka
 from tests.broker.harness import Service
-from tests.broker.purchases import purchases
+from tests.broker.purchases import orders_now, purchases
 from tests.broker.worker import Worker
 
 pytestmark = pytest.mark.broker
 
+QUICK_CHURN = """\
+version: 1
+timezone: UTC
+max_lateness: 1d
+allowed_delay: 1s
+churn: {mode: silence, after: 12s, lead: 2s}
+tags:
+  - {name: slipping, title: S, domain: purchases, when: churn_state != 'none'}
+"""
 SHORT_FLUSHES = {"TAGSTREAM_FLUSH_MS": "20"}  # so that faults hit many of them
 
 
@@ -78,6 +87,43 @@ def test_a_deleted_disk_is_rebuilt_from_the_changelog(service: Service) -> None:
             service.start("a")
         service.wait_progress()
     service.check()
+
+
+def test_wall_time_never_runs_ahead_of_what_waits(
+    kafka: Kafka, prefix: str, tmp_path: Path
+) -> None:
+    """A worker asleep for longer than the silence that counts as churn wakes to a backlog of
+    orders: nobody was silent, so nobody is warned of. Once nobody orders, everybody is.
+    """
+    users, silence_ms = 20, 10_000
+    settings = {"TAGSTREAM_TIME": "wall", "TAGSTREAM_SESSION_TIMEOUT_MS": "60000"}
+    with Service(kafka.cluster, prefix, tmp_path, tags=QUICK_CHURN, settings=settings) as service:
+        service.start("a")
+        worker = service.workers["a"]
+
+        def applied() -> bool:
+            return worker.metric("tagstream_events_total") >= sum(
+                1 for _ in service.source.records()
+            )
+
+        with service.feeding(orders_now(users), per_s=100):
+            service.wait_until(lambda: service.source.read() > 100, "orders")
+            service.wait_until(applied, "orders applied")
+            worker.pause()
+            paused_ms = service.source.newest_ms()
+            service.wait_until(
+                lambda: (
+                    service.source.read() and service.source.newest_ms() > paused_ms + silence_ms
+                ),
+                "a backlog longer than the silence",
+            )
+            worker.resume()
+            service.wait_until(applied, "the backlog applied")
+            assert service.warnings.read() == 0
+        service.wait_until(lambda: service.warnings.read() >= users, "a warning for every user")
+        raised = [warning.decoded() for warning in service.warnings.records()]
+        assert {warning["status"] for warning in raised} <= {"raised", "churned", "scored"}
+        assert len({warning["user_id"] for warning in raised}) == users
 
 
 def test_a_restarted_broker_is_waited_for(prefix: str, tmp_path: Path) -> None:
