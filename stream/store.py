@@ -16,6 +16,7 @@ to which all rows are true.
 This file knows bytes and RocksDB. It knows no user, no feature, no Kafka.
 """
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -98,7 +99,6 @@ class Budget:
         options.set_max_open_files(128)
         options.set_keep_log_file_num(2)
         options.set_max_log_file_size(1 << 20)
-        options.set_max_total_wal_size(32 << 20)
         return options
 
 
@@ -134,6 +134,8 @@ class Store:
 
     def close(self) -> None:
         """Flush and release the lock. The store must not be used afterwards."""
+        with contextlib.suppress(Exception):  # on a full disk, say: the changelog has it
+            self._db.flush()
         self._db.close()
 
     # -- where this disk is
@@ -184,7 +186,7 @@ class Store:
 
     def _write(self, batch: WriteBatch) -> None:
         try:
-            self._db.write(batch)
+            self._db.write(batch, write_opt=self._no_wal)
         except Exception as error:  # rocksdict has no class for a RocksDB status
             raise StateError(
                 f"{self.path}: RocksDB cannot write: {error}. Free or add disk space and restart"
@@ -216,7 +218,7 @@ class Store:
         self.write(rows.items(), index, applied)
 
     def restore_rows(self, rows: dict[bytes, bytes | None]) -> None:
-        """Changelog rows into a new database: no index, no log, no place; `rebuild` ends it."""
+        """Changelog rows into a new database: no index, no place; `rebuild` ends it."""
         batch = WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
         for key, value in rows.items():
@@ -235,11 +237,9 @@ class Store:
                 if batch.len() >= 10_000:
                     self._db.write(batch, write_opt=self._no_wal)
                     batch = WriteBatch(raw_mode=True)
+        self._finish(batch, (), applied)
         self._db.write(batch, write_opt=self._no_wal)
         self._db.flush()
-        batch = WriteBatch(raw_mode=True)
-        self._finish(batch, (), applied)
-        self._db.write(batch)
 
     # -- reading
 

@@ -102,12 +102,12 @@ def is_known(user: Recent, event_hash: bytes, horizon_ms: int, blocks: Blocks) -
 
 def remember(user: Recent, event_hash: bytes, ts_ms: int, horizon_ms: int, blocks: Blocks) -> None:
     """Note an applied event, and forget what lies at or before ``horizon_ms``."""
-    user.recent = recent = user.recent + event_hash + ts_ms.to_bytes(HASH, "big")
+    user.recent = recent = b"".join((user.recent, event_hash, ts_ms.to_bytes(HASH, "big")))
     # Arrival is nearly the order of time: what has expired is nearly always in front.
-    expired = 0
-    while _time(recent, expired) <= horizon_ms:
-        expired += ENTRY
-    if expired:
+    if int.from_bytes(recent[HASH:ENTRY], "big") <= horizon_ms:
+        expired = ENTRY
+        while _time(recent, expired) <= horizon_ms:
+            expired += ENTRY
         user.recent = recent = recent[expired:]
     if len(recent) > INLINE * ENTRY:
         user.recent = recent = b"".join(
