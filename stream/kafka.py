@@ -9,6 +9,7 @@ Rebalances, heartbeats and fetches run in Faust's consumer thread, which has its
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from aiokafka.errors import (
 from faust.transport import producer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode.threads import WorkerThread
 
 from stream.chunks import Backlog, ChunkDelivery, Fetched, Start, chunk_topics
 from stream.errors import SourceRemade, SourceTrimmed
@@ -54,11 +56,23 @@ class RebalanceListener(driver.ConsumerRebalanceListener):
         await super().on_partitions_assigned(assigned)
 
 
+class _QuietThread(WorkerThread):
+    def run(self) -> None:
+        # What ends it early has crashed the app, and is the app's to tell.
+        with contextlib.suppress(Exception):
+            super().run()
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's consumer thread, with an aiokafka consumer of our own making.
 
     Methods not said to be the thread's own are called from the worker's loop.
     """
+
+    Worker = _QuietThread
+
+    def on_crash(self, msg: str, *fmt: Any, **kwargs: Any) -> None:
+        """Nothing: see ``Worker``. Faust prints a traceback, past every log."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

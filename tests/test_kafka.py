@@ -9,6 +9,7 @@ import faust
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers import aiokafka as driver
 from yarl import URL
 
@@ -104,6 +105,21 @@ async def test_stock_faust_closes_its_consumer_in_a_loop_that_is_not_its_own(thr
 
 async def _nothing() -> None:
     pass
+
+
+async def test_a_broker_that_does_not_answer_is_an_error_of_the_start_and_no_more(capfd, tmp_path):
+    app = faust.App(
+        "test",
+        broker="tagstream-kafka://127.0.0.1:1",
+        store="memory://",
+        datadir=tmp_path,
+        web_enabled=False,
+        TableManager=Membership,
+    )
+    with pytest.raises(KafkaConnectionError):
+        await app.start()
+    await app.stop()
+    assert capfd.readouterr().err == ""
 
 
 async def test_nothing_is_produced_through_faust():
