@@ -41,6 +41,11 @@ this is what it waits at most.
 FETCH_BYTES = (64 << 10, 1 << 20)
 """Least and most bytes of one partition per fetch request (a larger batch comes whole)."""
 
+ANSWER_S = 5.0
+"""How long a commit may take, and then the farewell to the group. aiokafka tries for ever, but
+offsets are for lag tools: neither a rebalance nor the end of a worker waits for a broker that does
+not answer. What was not committed is committed later; who did not say goodbye is missed."""
+
 FOREVER_MS = 10 * 365 * 24 * 3_600_000
 """aiokafka's patience with a consumer that does not poll; a member that it dismisses for that can
 never join again, and a worker that has no partition, or no room, does not poll."""
@@ -81,6 +86,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._fetched: dict[TP, int] = {}
         self._interrupted = False
         self._arrival: asyncio.Future[None] | None = None
+        self._committing: asyncio.Task[None] | None = None
 
     def _create_worker_consumer(self, transport: "Transport") -> AIOKafkaConsumer:
         conf = self.app.conf
@@ -111,20 +117,38 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
         )
 
+    async def on_thread_stop(self) -> None:
+        """The thread's own."""
+        try:
+            await asyncio.wait_for(super().on_thread_stop(), ANSWER_S)
+        except TimeoutError:
+            await self._ensure_consumer()._client.close()
+
     def close(self) -> None:
         """Nothing: the thread closes its consumer when it stops, in its own loop."""
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """The thread's own. False if the group has moved on: the offsets are someone else's now."""
+        """The thread's own. False if the group has moved on, or its broker does not answer."""
         consumer = self._ensure_consumer()
         assigned = consumer.assignment()
         ours = {TopicPartition(*tp): offset for tp, offset in offsets.items() if tp in assigned}
+        if not ours or (self._committing is not None and not await self._answered()):
+            return False
+        self._committing = asyncio.create_task(consumer.commit(ours))
+        return await self._answered()
+
+    async def _answered(self) -> bool:
+        """Whether the commit under way has succeeded; it goes on where nobody answers in time."""
+        assert self._committing is not None
+        await asyncio.wait([self._committing], timeout=ANSWER_S)
+        if not self._committing.done():
+            return False
+        commit, self._committing = self._committing, None
         try:
-            if ours:
-                await consumer.commit(ours)
+            commit.result()
         except (CommitFailedError, IllegalStateError):
             return False
-        return bool(ours)
+        return True
 
     # Chunks
 

@@ -92,6 +92,7 @@ class Reader(faust.App):
             stream_wait_empty=False,
             canonical_url=f"http://{name}",
             consumer_group_instance_id=instance,
+            broker_commit_interval=3_600.0,  # a test commits itself, or the end of its reader
             broker_heartbeat_interval=0.2,
             broker_session_timeout=6.0,
             TableManager=Membership,
@@ -396,12 +397,19 @@ async def test_committed_is_what_was_acknowledged_and_does_not_matter_to_the_nex
         async with Reader(kafka, tmp_path, Account(), topic) as app:
             await app.caught_up(tp)
         assert app.account.values[tp] == numbered(10)
+    assert committed(kafka, topic) == 10
+
+
+def committed(kafka: Kafka, topic: str) -> int:
+    """The offset that the readers of a topic have committed in its partition 0."""
     client = confluent_kafka.Consumer(
         {"bootstrap.servers": kafka.bootstrap, "group.id": f"{topic}-group"}
     )
-    (committed,) = client.committed([confluent_kafka.TopicPartition(topic, 0)], timeout=30)
-    client.close()
-    assert committed.offset == 10
+    try:
+        (place,) = client.committed([confluent_kafka.TopicPartition(topic, 0)], timeout=30)
+        return place.offset
+    finally:
+        client.close()
 
 
 def delete_before(kafka: Kafka, topic: str, offset: int) -> None:
@@ -442,3 +450,40 @@ async def test_the_earliest_position_that_there_is_will_do(kafka, topic, tmp_pat
     async with Reader(kafka, tmp_path, account, topic):
         await account.until(lambda: account.applied[tp] == 10)
     assert account.values[tp] == numbered(4, first=6)
+
+
+async def test_neither_a_commit_nor_the_end_of_a_worker_waits_for_a_broker_that_sleeps(
+    kafka, topic, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stream.kafka, "ANSWER_S", 0.05)
+    produce(kafka, topic, [b"a"])
+    account, tp = Account(), TP(topic, 0)
+    app = Reader(kafka, tmp_path, account, topic)
+    await app.start()
+    await app.caught_up(tp)
+    kafka.cluster.pause()
+    try:
+        for _ in range(2):
+            assert not await app.consumer.commit()
+        await app.stop()
+        assert not app.consumer._thread._thread.is_alive()
+    finally:
+        kafka.cluster.resume()
+
+
+async def test_a_commit_that_a_broker_answers_late_is_followed_by_the_next(
+    kafka, topic, tmp_path, monkeypatch
+):
+    produce(kafka, topic, [b"a"])
+    account, tp = Account(), TP(topic, 0)
+    async with Reader(kafka, tmp_path, account, topic) as app:
+        await app.caught_up(tp)
+        kafka.cluster.pause()
+        monkeypatch.setattr(stream.kafka, "ANSWER_S", 0.05)
+        try:
+            assert not await app.consumer.commit()
+        finally:
+            kafka.cluster.resume()
+        monkeypatch.setattr(stream.kafka, "ANSWER_S", 30.0)
+        assert await app.consumer.commit()
+    assert committed(kafka, topic) == 1
