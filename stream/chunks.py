@@ -458,7 +458,7 @@ class ChunkDelivery(Consumer):
         """Nothing: see ``on_buffer_full``."""
 
     async def perform_seek(self) -> None:
-        """Nothing: the group's committed offsets are for lag tools, not for us."""
+        """Nothing: what the group has committed is not where a partition goes on."""
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """The positions of the released partitions; none is moved."""

@@ -43,8 +43,8 @@ FETCH_BYTES = (64 << 10, 1 << 20)
 
 ANSWER_S = 5.0
 """How long a commit may take, and then the farewell to the group. aiokafka tries for ever, but
-offsets are for lag tools: neither a rebalance nor the end of a worker waits for a broker that does
-not answer. What was not committed is committed later; who did not say goodbye is missed."""
+nobody goes on from these offsets: neither a rebalance nor the end of a worker waits for a broker
+that does not answer. What was not committed is committed later; who left unheard is missed."""
 
 FOREVER_MS = 10 * 365 * 24 * 3_600_000
 """aiokafka's patience with a consumer that does not poll; a member that it dismisses for that can
