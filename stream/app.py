@@ -131,7 +131,12 @@ class Tagstream:
         return app
 
     def _deliver(self, name: str, event: Any) -> None:
-        self.ownership.deliver(name, event, self.app.consumer_generation_id)
+        try:
+            self.ownership.deliver(name, event, self.app.consumer_generation_id)
+        except Exception as error:
+            # Faust would start the agent again, without the chunk.
+            self.ownership.fail(error)
+            raise
 
     def _journal(self, number: int) -> Journal:
         settings = self.settings
@@ -165,7 +170,10 @@ class Tagstream:
         if self.settings.embedded:
             self._make_topics()
         await self.app.start()
-        self._tasks.append(asyncio.create_task(self._follow_wall_clock(), name="wall-clock"))
+        self._tasks = [
+            asyncio.create_task(self._follow_wall_clock(), name="wall-clock"),
+            asyncio.create_task(self._follow_faust(), name="faust"),
+        ]
 
     def _make_topics(self) -> None:
         for topic in wanted(self.settings, self.domains):
@@ -178,7 +186,13 @@ class Tagstream:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker
-            self._stop_for(error)
+            self.ownership.fail(error)
+
+    async def _follow_faust(self) -> None:
+        """Stop when one of Faust's services crashes: the consumer, say, on a trimmed source."""
+        await self.app.wait_until_stopped()
+        if self.app.crash_reason is not None:
+            self.ownership.fail(self.app.crash_reason)
 
     async def stop(self) -> None:
         """Commit what has gathered (not after an error), then let everything go."""

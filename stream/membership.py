@@ -8,10 +8,8 @@ Boundary: who opens, closes and releases partitions is ``app.ownership``'s busin
 ``faust.Table``s in this app: their recovery is slow, and unsound beside transactions.
 """
 
-import asyncio
 from typing import Any, Protocol
 
-import faust
 from faust.tables import TableManager
 from faust.types import TP
 
@@ -78,15 +76,3 @@ class Membership(TableManager):
         self.on_standbys_ready()
         app.on_rebalance_end()
         app.ownership.assigned({tp.partition for tp in assigned}, generation)
-
-
-class Worker(faust.Worker):
-    """Faust's worker, which leaves standard output alone and does not linger at its end."""
-
-    def __init__(self, app: Any, *services: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("redirect_stdouts", False)
-        super().__init__(app, *services, **kwargs)
-
-    async def _sentinel_task(self) -> None:
-        """One turn of the loop, for callbacks that are due; Faust's worker sleeps a second."""
-        await asyncio.sleep(0)

@@ -253,7 +253,7 @@ class Ownership:
                 # Whether it is still ours is what the rebalance will say.
                 self._fenced.add(number)
                 return
-        self._fail(error)
+        self.fail(error)
 
     def _soon(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
         async def guarded() -> None:
@@ -262,11 +262,12 @@ class Ownership:
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker
-                self._fail(error)
+                self.fail(error)
 
         return asyncio.create_task(guarded(), name=name)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Something broke: write nothing more, and have the worker stopped, once."""
         for partition in self.partitions.values():
             partition.suspend()
         if not self._stopping:

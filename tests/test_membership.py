@@ -6,13 +6,12 @@
 import asyncio
 from typing import Any
 
-import faust
 import pytest
 from faust.tables import TableManager
 from faust.types import TP
 
 from stream.chunks import chunk_topic, events
-from stream.membership import Membership, Worker
+from stream.membership import Membership
 from tests.driver import ChunkConsumer, memory_app
 
 A0 = TP("a", 0)
@@ -107,20 +106,3 @@ async def test_an_app_that_stops_takes_on_nothing(app):
 def test_there_are_no_faust_tables(app):
     with pytest.raises(NotImplementedError):
         app.Table("users")
-
-
-@pytest.mark.parametrize(("worker", "seconds"), [(faust.Worker, 1.0), (Worker, 0)])
-async def test_stock_faust_sleeps_a_second_before_it_ends(app, monkeypatch, worker, seconds):
-    slept = []
-
-    async def sleep(n: float) -> None:
-        slept.append(n)
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    await worker(app)._sentinel_task()
-    assert slept == [seconds]
-
-
-@pytest.mark.parametrize(("worker", "redirects"), [(faust.Worker, True), (Worker, False)])
-async def test_stock_faust_turns_what_is_printed_into_log_lines(app, worker, redirects):
-    assert worker(app).redirect_stdouts is redirects
