@@ -282,7 +282,7 @@ class Tagstream:
 
     @property
     def recovery_remaining(self) -> int:
-        return 0
+        return self.ownership.recovery_remaining
 
 
 class _Front:
@@ -297,7 +297,9 @@ class _Front:
         self._router = Router(service.domains)
 
     def ready(self) -> tuple[bool, str]:
-        ownership = self._service.ownership
+        ownership, problem = self._service.ownership, self._service.app.assignor.problem
+        if problem:
+            return False, problem
         if ownership.is_ready:
             return True, ""
         if ownership.is_recovering:

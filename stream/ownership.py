@@ -15,23 +15,25 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream.domains import Domain
-from stream.errors import Fenced
+from stream.errors import Fenced, StateError
 from stream.events import Decoder
 from stream.journal import Journal
 from stream.partition import Feed, Metrics, Partition
-from stream.recovery import check_source, recover
+from stream.recovery import check_source, is_corruption, recover
 from stream.settings import Settings
-from stream.store import Budget
+from stream.store import Budget, Store
 from stream.users import Users
 
 log = logging.getLogger(__name__)
 
+BROKER_ANSWERS_S = 5.0  # what takes longer is no answer: time stands still
 WALL_EVERY_S = 0.5  # how often the wall clock is compared with the broker
 
 
@@ -96,6 +98,7 @@ class Ownership:
         self._assigned = False
         self._revoked_at = time.monotonic()
         self._opening: dict[int, asyncio.Task[None]] = {}
+        self._remaining: dict[int, int] = {}
         self._closing: dict[int, asyncio.Task[None]] = {}
         self._fenced: set[int] = set()
         self._stopping = False
@@ -114,7 +117,7 @@ class Ownership:
         """These are ours now; open, keep and close accordingly, in tasks of their own."""
         if self._stopping:
             return
-        missed = self._generation is not None and generation - self._generation > 1
+        missed = self._generation is not None and generation - self._generation not in (0, 1)
         self._generation, self.numbers, self._assigned = generation, frozenset(numbers), True
         self._metrics.rebalanced(time.monotonic() - self._revoked_at)
         for number in [*self.partitions, *self._opening]:
@@ -153,7 +156,7 @@ class Ownership:
 
     async def _open(self, number: int) -> None:
         if closing := self._closing.get(number):
-            await closing
+            await asyncio.wait([closing])  # which goes on if this opening is given up
         started = time.monotonic()
         settings = self._settings
         journal = self._journal(number)
@@ -162,13 +165,13 @@ class Ownership:
             await journal.open()
             recovered = await recover(
                 journal,
-                settings.data_dir / "state" / f"{settings.topic('p')}{number}",
+                self._path(number),
                 number=number,
                 budget=self.budget,
                 settings=settings,
                 timezone=self._rules.timezone,
                 tombstones_ms=self._tombstones_ms,
-                progress=self._metrics.recovered,
+                progress=partial(self._recovered, number),
             )
             store = recovered.store
             partition = Partition(
@@ -206,6 +209,18 @@ class Ownership:
             partition.suspend()
         self._changed.set()
 
+    def _recovered(self, number: int, read: int, remaining: int) -> None:
+        self._metrics.recovered(read)
+        self._remaining[number] = remaining
+
+    @property
+    def recovery_remaining(self) -> int:
+        """Changelog records still to be read, of all partitions that are being opened."""
+        return sum(self._remaining.get(number, 0) for number in self._opening)
+
+    def _path(self, number: int) -> Path:
+        return self._settings.data_dir / "state" / f"{self._settings.topic('p')}{number}"
+
     def _feed(self, domain: Domain, store: Any) -> Feed:
         table = domain.table(self._rules)
         users = Users(domain.code, table, store, self._users_allowance)
@@ -232,13 +247,18 @@ class Ownership:
         if opening is None and partition is None:
             return
 
+        before = self._closing.get(number)
+
         async def close() -> None:
+            if before is not None:
+                await asyncio.wait([before])
             if opening is not None:
                 opening.cancel()
                 await asyncio.gather(opening, return_exceptions=True)
             if partition is not None:
                 await partition.close()
-            self._closing.pop(number, None)
+            if self._closing.get(number) is asyncio.current_task():
+                del self._closing[number]
 
         if partition is not None:
             partition.suspend()
@@ -253,6 +273,13 @@ class Ownership:
                 # Whether it is still ours is what the rebalance will say.
                 self._fenced.add(number)
                 return
+        if is_corruption(error):
+            path = self._path(number)
+            Store.condemn(path)
+            error = StateError(
+                f"{path}: RocksDB is corrupt ({error}); restart the worker: it is rebuilt from"
+                " the changelog, nothing is lost"
+            )
         self.fail(error)
 
     def _soon(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
@@ -268,6 +295,7 @@ class Ownership:
 
     def fail(self, error: BaseException) -> None:
         """Something broke: write nothing more, and have the worker stopped, once."""
+        self._changed.set()
         for partition in self.partitions.values():
             partition.suspend()
         if not self._stopping:
@@ -294,11 +322,12 @@ class Ownership:
     @property
     def is_ready(self) -> bool:
         """Whether the assignment is known and every partition of it is open."""
-        return self._assigned and self.numbers <= self.partitions.keys()
+        return self._assigned and not self._stopping and self.numbers <= self.partitions.keys()
 
     def is_answering(self, number: int) -> bool:
         """Whether look-ups of this partition's users are answered here, now."""
-        return self._assigned and number in self.numbers and number in self.partitions
+        known = self._assigned and not self._stopping
+        return known and number in self.numbers and number in self.partitions
 
     async def until_ready(self) -> None:
         """Wait for `is_ready`."""
@@ -336,7 +365,8 @@ class Ownership:
             return
         wall_ms = self._now_ms()
         generation = self._generation
-        backlog = await self._consumer().backlog(list(wanted))
+        async with asyncio.timeout(BROKER_ANSWERS_S):
+            backlog = await self._consumer().backlog(list(wanted))
         if not self._assigned or self._generation != generation:
             return
         for tp, (partition, feed) in wanted.items():
@@ -344,8 +374,6 @@ class Ownership:
             if heard is None or self.partitions.get(partition.number) is not partition:
                 continue
             if heard.position == heard.end and feed.place.offset >= heard.fetched:
-                feed.lag = 0
-                if self._settings.time == "wall":
-                    partition.reach(feed.name, wall_ms)
+                partition.caught_up(feed.name, heard.end, wall_ms)
             else:
                 feed.lag = max(1, heard.end - feed.place.offset)

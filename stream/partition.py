@@ -32,7 +32,15 @@ from stream.journal import Journal, Row
 from stream.metrics import ALL, value_label
 from stream.partitioner import partition_for
 from stream.settings import Settings
-from stream.store import DEADLINE_BYTES, META, NEVER, IndexChange, Store, index_key
+from stream.store import (
+    DEADLINE_BYTES,
+    META,
+    NEVER,
+    IndexChange,
+    Store,
+    deadline_in,
+    index_key,
+)
 from stream.topics import CHANGELOG
 from stream.users import Table, Users
 
@@ -50,6 +58,7 @@ class Place(msgspec.Struct, array_like=True):
     crc: int = 0  # CRC-32 of key and value of the last record applied
     newest_ms: int = -1  # largest event time applied; -1: none yet
     time_ms: int = -1  # the time reached; -1: none yet
+    end: int = 0  # the source is known to hold no record from ``offset`` to before this
 
 
 class Position(msgspec.Struct, array_like=True):
@@ -131,14 +140,12 @@ class Feed:
         self.decoder = decoder
         self.users = users
         self.place = Place()
-        #: No entry of the deadline index lies before this.
+        #: No entry of the deadline index that is still to be looked at lies before this.
         self.floor_ms = 0
-        #: The index is scanned from here: what lies before waits for its flush.
-        self.cursor: bytes | None = None
+        #: The index is looked at from here; what lies before it goes with a flush.
+        self.cursor = index_key(code, 0, b"")
         self.lag: int | None = None  # records not applied yet, as last heard from the broker
         self.committed_offset: int | None = None
-        #: Entries of the deadline index; counted when opened and kept from then on.
-        self.deadlines_pending = 0
 
     @property
     def is_due(self) -> bool:
@@ -154,6 +161,10 @@ class Feed:
     @property
     def applied_offset(self) -> int:
         return self.place.offset
+
+    @property
+    def deadlines_pending(self) -> int:
+        return self.users.deadlines_pending
 
     @property
     def next_deadline_ms(self) -> int | None:
@@ -218,8 +229,7 @@ class Partition:
         self._tasks: list[asyncio.Task[None]] = []
         for feed in feeds:
             feed.place = position.places.setdefault(feed.name, Place())
-            feed.floor_ms = store.first_due(feed.code, index_key(feed.code, 0, b""))
-            feed.deadlines_pending = store.count_deadlines(feed.code)
+            feed.floor_ms = store.first_due(feed.code, feed.cursor)
 
     @property
     def domains(self) -> Mapping[str, Feed]:
@@ -250,6 +260,7 @@ class Partition:
         self._suspended = True
         self._waiting.clear()
         self._written.set()
+        self._idle.set()
         self.lag_unknown()
 
     def lag_unknown(self) -> None:
@@ -319,10 +330,14 @@ class Partition:
         self._waiting.append((name, chunk, ack))
         self._apply_soon.set()
 
-    def reach(self, name: str, wall_ms: int) -> None:
-        """The wall clock counts for this source: everything before ``wall_ms`` is applied."""
+    def caught_up(self, name: str, end: int, wall_ms: int) -> None:
+        """At ``wall_ms`` the source ended at ``end``, and all before it is applied."""
         if not self._suspended:
-            self._move_time(self.feeds[name], wall_ms - self._delay_ms)
+            feed = self.feeds[name]
+            feed.lag = 0
+            feed.place.end = end
+            if self._wall:
+                self._move_time(feed, wall_ms - self._delay_ms)
 
     def advance(self, until_ms: int) -> None:
         """Let event time pass to ``until_ms`` in every domain (the end of a replay)."""
@@ -344,7 +359,10 @@ class Partition:
             elif self._waiting:
                 name, chunk, ack = self._waiting.popleft()
                 self._apply(self.feeds[name], chunk)
-                self._gathered.chunks.append(ack)
+                if self._gathered.since is None:
+                    ack()  # nothing follows from it: it was applied before
+                else:
+                    self._gathered.chunks.append(ack)
                 self._fire_slice()
                 await asyncio.sleep(0)
                 continue
@@ -378,7 +396,9 @@ class Partition:
         gathered = self._gather()
         now_ms = self._now_ms()
         latest_ms, cap_ms = (now_ms + MAX_AHEAD_MS, now_ms) if self._wall else (NEVER, NEVER)
-        newest_ms, time_ms, delay_ms = place.newest_ms, place.time_ms, self._delay_ms
+        newest_ms, delay_ms = place.newest_ms, self._delay_ms
+        # An event dated ahead counts no more than the clock, and as the clock goes on, more.
+        time_ms = max(place.time_ms, min(newest_ms, cap_ms) - delay_ms)
         users, apply, out = feed.users, feed.table.apply, gathered.out
         young, changed, changes = users.young, users.changed, out.changes
         said = len(changes)
@@ -467,11 +487,9 @@ class Partition:
 
     def _fire(self, feed: Feed) -> bool:
         users, table, time_ms = feed.users, feed.table, feed.place.time_ms
-        start = feed.cursor or index_key(feed.code, feed.floor_ms, b"")
-        due = self.store.due(feed.code, start, time_ms, SLICE)
+        due = self.store.due(feed.code, feed.cursor, time_ms, SLICE)
         if not due:
-            # What lies before the cursor goes with the flush of the users that wait for it.
-            feed.floor_ms = self.store.first_due(feed.code, start)
+            feed.floor_ms = self.store.first_due(feed.code, feed.cursor)
             return False
         out = self._gathered.out
         said = len(out.changes) + len(out.warnings)
@@ -482,25 +500,35 @@ class Partition:
             if user is None:
                 index.append((entry, False))  # erased since
                 continue
-            indexed_ms = user.deadline_ms
-            is_stale = entry != index_key(feed.code, indexed_ms, key)
-            if table.fire(user, time_ms, out) or users.is_waiting(key):
+            if users.is_waiting(key):
+                # What the disk says of this user goes with his flush, or not at all. Where that
+                # is under way and nothing is due, the entry goes with it.
+                if table.fire(user, time_ms, out) or key in users.changed:
+                    users.changed[key] = user
+                    users.spend(entry)
+                continue
+            if table.fire(user, time_ms, out) or self._is_done(feed, user):
                 users.changed[key] = user
-                if is_stale:
-                    index.append((entry, False))
+                users.spend(entry)
                 continue
             # Nothing changed but the next deadline: no row, no transaction.
             index.append((entry, False))
-            next_ms = table.deadline_ms(user)
-            if next_ms < NEVER and not (is_stale and next_ms == indexed_ms):
-                index.append((index_key(feed.code, next_ms, key), True))
+            index.append((index_key(feed.code, user.deadline_ms, key), True))
         if index:
             self.store.write_index(index)
-            feed.deadlines_pending += _growth(feed.code, index)
         feed.cursor = due[-1] + b"\0"
+        users.trim()
         if users.changed or len(out.changes) + len(out.warnings) != said:
             self._gather()
         self._metrics.deadlines_fired(feed.name, len(due))
+        return True
+
+    def _is_done(self, feed: Feed, user: Any) -> bool:
+        """Find the next deadline of a user; whether that was the last, which a row has to say."""
+        had = user.deadline_ms
+        if feed.table.deadline_ms(user) < NEVER:
+            return False
+        user.deadline_ms = had  # what the index has; `Users.take` finds the rest
         return True
 
     # -- committing
@@ -577,9 +605,9 @@ class Partition:
         self.applied = applied
         for feed in self.feeds.values():
             feed.users.written(gathered.events)
-            feed.cursor = None
-            feed.floor_ms = min(feed.floor_ms, _earliest(feed.code, index))
-            feed.deadlines_pending += _growth(feed.code, index)
+            if (first := _first_put(feed.code, index)) is not None:
+                feed.cursor = min(feed.cursor, first)
+                feed.floor_ms = min(feed.floor_ms, deadline_in(first))
             feed.committed_offset = committed_at[feed.name]
         self._writing = False
         self._time_persisted_at = time.monotonic()
@@ -643,15 +671,6 @@ def fingerprint(record: Any) -> int:
     return zlib.crc32(record.value or b"", zlib.crc32(record.key or b""))
 
 
-def _earliest(code: bytes, index: Sequence[IndexChange]) -> int:
-    """The earliest deadline of this domain that is being put into the index."""
-    head = 2 + DEADLINE_BYTES
-    return min(
-        (int.from_bytes(key[2:head], "big") for key, kept in index if kept and key[1:2] == code),
-        default=NEVER,
-    )
-
-
-def _growth(code: bytes, index: Sequence[IndexChange]) -> int:
-    """How many entries more the index of this domain has after these changes."""
-    return sum(1 if kept else -1 for key, kept in index if key[1:2] == code)
+def _first_put(code: bytes, index: Sequence[IndexChange]) -> bytes | None:
+    """The earliest entry of this domain that is put into the index."""
+    return min((key for key, kept in index if kept and key[1:2] == code), default=None)

@@ -51,12 +51,13 @@ async def recover(
     settings: Settings,
     timezone: str,
     tombstones_ms: int,
-    progress: Callable[[int], None],
+    progress: Callable[[int, int], None],
 ) -> Recovered:
     """Open the disk in ``path`` and read what the changelog has beyond it.
 
     ``tombstones_ms`` is how long the changelog keeps markers of deletion, and so how long a
-    disk may have been away. ``progress(n)`` is called with the number of records just read.
+    disk may have been away. ``progress(n, left)`` is told how many records were just read, and
+    about how many are left.
 
     Raises:
         LayoutChanged: partition count, partitioner or time zone are not the state's.
@@ -80,6 +81,8 @@ async def recover(
         store = _anew(store, path, budget)
         applied = None
     if applied is None:
+        if not store.is_empty:  # a rebuild that was cut off: it may hold what was deleted since
+            store = _anew(store, path, budget)
         applied = await _rebuild(journal, store, first, end, progress)
     else:
         applied = await _catch_up(journal, store, applied, end, progress)
@@ -113,6 +116,9 @@ async def check_source(journal: Journal, topic: str, number: int, place: Place) 
             )
         place.offset = source.first
         return
+    if source.first > place.offset and source.first <= place.end:
+        place.offset = place.end  # what has gone held no record of ours
+        return
     if source.first > place.offset:
         raise SourceTrimmed(
             f"{where}: records {place.offset} to {source.first - 1} were deleted before they"
@@ -134,21 +140,28 @@ async def check_source(journal: Journal, topic: str, number: int, place: Place) 
         )
 
 
+def is_corruption(error: BaseException) -> bool:
+    """Whether RocksDB says that what is on the disk is not what it wrote."""
+    return "Corruption:" in str(error)
+
+
 def _open(path: Path, budget: Budget) -> Store:
+    if Store.is_condemned(path):
+        log.warning("%s: was found corrupt; rebuilding it from the changelog", path)
+        Store.destroy(path)
     try:
         return Store.open(path, budget)
     except StateError as error:
-        text = str(error)
-        if "lock" in text.lower():
+        if is_corruption(error):
+            log.warning("%s; rebuilding it from the changelog", error)
+            Store.destroy(path)
+            return Store.open(path, budget)
+        if "lock hold by" in str(error) or "While lock file" in str(error):
             raise StateError(
                 f"{path}: another process has it open; every worker needs a TAGSTREAM_DATA_DIR"
                 " of its own"
             ) from error
-        if "Corruption" not in text:
-            raise  # a full or read-only disk, say: nothing that a rebuild would mend
-        log.warning("%s; rebuilding it from the changelog", text)
-        Store.destroy(path)
-        return Store.open(path, budget)
+        raise  # a full or read-only disk, say: nothing that a rebuild would mend
 
 
 def _anew(store: Store, path: Path, budget: Budget) -> Store:
@@ -184,13 +197,13 @@ async def _distrust(
 
 
 async def _rebuild(
-    journal: Journal, store: Store, first: int, end: int, progress: Callable[[int], None]
+    journal: Journal, store: Store, first: int, end: int, progress: Callable[[int, int], None]
 ) -> int:
     applied = 0
-    async for records, _ in journal.read(first, end):
+    async for records, position in journal.read(first, end):
         store.restore_rows({record.key: record.value for record in records})
         applied = records[-1].offset + 1
-        progress(len(records))
+        progress(len(records), max(0, end - position))
         await asyncio.sleep(0)
     if applied:
         store.rebuild(applied)
@@ -198,13 +211,13 @@ async def _rebuild(
 
 
 async def _catch_up(
-    journal: Journal, store: Store, applied: int, end: int, progress: Callable[[int], None]
+    journal: Journal, store: Store, applied: int, end: int, progress: Callable[[int, int], None]
 ) -> int:
-    async for records, _ in journal.read(applied, end):
+    async for records, position in journal.read(applied, end):
         rows: dict[bytes, Any] = {record.key: record.value for record in records}
         applied = records[-1].offset + 1
         store.restore(rows, applied)
-        progress(len(records))
+        progress(len(records), max(0, end - position))
         await asyncio.sleep(0)
     return applied
 

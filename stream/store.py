@@ -20,8 +20,8 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import cast
 
 from rocksdict import (
     BlockBasedOptions,
@@ -29,6 +29,7 @@ from rocksdict import (
     DBCompressionType,
     Options,
     Rdict,
+    RdictIter,
     ReadOptions,
     WriteBatch,
     WriteBufferManager,
@@ -56,6 +57,11 @@ def record_key(code: bytes, user: bytes) -> bytes:
 def index_key(code: bytes, deadline_ms: int, user: bytes) -> bytes:
     """Key of an index entry. Big-endian, so that RocksDB's byte order is time order."""
     return INDEX + code + deadline_ms.to_bytes(DEADLINE_BYTES, "big") + user
+
+
+def deadline_in(entry: bytes) -> int:
+    """The deadline in a key of the index."""
+    return int.from_bytes(entry[2 : 2 + DEADLINE_BYTES], "big")
 
 
 def deadline_of(value: bytes) -> int:
@@ -129,8 +135,19 @@ class Store:
 
     @staticmethod
     def destroy(path: Path) -> None:
-        """Remove a closed database from the disk."""
+        """Remove a closed database from the disk, and its mark."""
         shutil.rmtree(path, ignore_errors=True)
+        _mark(path).unlink(missing_ok=True)
+
+    @staticmethod
+    def condemn(path: Path) -> None:
+        """Mark a database as corrupt: it is destroyed before it is opened again."""
+        _mark(path).touch()
+
+    @staticmethod
+    def is_condemned(path: Path) -> bool:
+        """Whether a database was found corrupt."""
+        return _mark(path).exists()
 
     def close(self) -> None:
         """Flush and release the lock. The store must not be used afterwards."""
@@ -245,33 +262,49 @@ class Store:
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """All rows whose key begins with ``prefix``, in byte order."""
-        options = ReadOptions()
-        options.set_iterate_upper_bound(_after(prefix))
-        yield from cast(
-            Iterator[tuple[bytes, bytes]], self._db.items(from_key=prefix, read_opt=options)
-        )
+        for iterator in self._from(prefix, _after(prefix)):
+            yield iterator.key(), iterator.value()
 
     def due(self, code: bytes, start: bytes, until_ms: int, limit: int) -> list[bytes]:
         """Up to ``limit`` index keys from ``start`` on with deadline <= ``until_ms``, in order."""
-        options = ReadOptions()
-        options.set_iterate_upper_bound(index_key(code, until_ms + 1, b""))
-        found: list[bytes] = []
-        for key in cast(Iterator[bytes], self._db.keys(from_key=start, read_opt=options)):
-            found.append(key)
-            if len(found) >= limit:
-                break
-        return found
+        end = index_key(code, until_ms + 1, b"")
+        return [iterator.key() for iterator in islice(self._from(start, end), limit)]
 
     def first_due(self, code: bytes, start: bytes) -> int:
         """The earliest deadline in the index from the key ``start`` on, or NEVER."""
         found = self.due(code, start, NEVER, 1)
-        return int.from_bytes(found[0][2 : 2 + DEADLINE_BYTES], "big") if found else NEVER
+        return deadline_in(found[0]) if found else NEVER
 
     def count_deadlines(self, code: bytes) -> int:
         """Entries in the index of a domain: a scan of keys, some 0.4 us each."""
-        return len(self.due(code, index_key(code, 0, b""), NEVER, NEVER))
+        start, end = index_key(code, 0, b""), index_key(code, NEVER, b"")
+        return sum(1 for _ in self._from(start, end))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no row at all."""
+        return next(self._from(b"\0", b"\xff"), None) is None
+
+    def _from(self, start: bytes, end: bytes) -> Iterator[RdictIter]:
+        """An iterator at each key from ``start`` to before ``end``.
+
+        Raises:
+            Exception: the disk is corrupt; plain iteration would end without a word.
+        """
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        iterator = self._db.iter(read_opt=options)
+        iterator.seek(start)
+        while iterator.valid():
+            yield iterator
+            iterator.next()
+        iterator.status()
 
 
 def _after(prefix: bytes) -> bytes:
     """The first key after all that begin with ``prefix`` (whose last byte is below 255)."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def _mark(path: Path) -> Path:
+    return path.with_name(path.name + ".corrupt")

@@ -70,6 +70,9 @@ class Users:
         self._old: dict[bytes, Any] = {}
         self._writing: dict[bytes, Any] = {}
         self._young_bytes = 0
+        self._spent: list[bytes] = []
+        #: Users with a deadline: counted when opened and kept from then on.
+        self.deadlines_pending = store.count_deadlines(code)
         self._blocks: dict[bytes, dict[int, int] | None] = {}  # changed, waiting to be written
         self._blocks_writing: dict[bytes, dict[int, int] | None] = {}
         table.blocks = Blocks(self)
@@ -133,31 +136,42 @@ class Users:
         encode, next_deadline = table.encode, table.deadline_ms
         prefix = RECORD + code
         rows: list[Row] = []
-        index: list[IndexChange] = []
+        # Deletions first: what is spent may be what comes next.
+        index: list[IndexChange] = [(entry, False) for entry in self._spent]
         for key, user in self.changed.items():
             old = user.deadline_ms
             new = next_deadline(user)
-            if old != new:
-                if old < NEVER:
-                    index.append((index_key(code, old, key), False))
-                if new < NEVER:
-                    index.append((index_key(code, new, key), True))
+            if old != new and old < NEVER:
+                index.append((index_key(code, old, key), False))
+            if new < NEVER:
+                # Put even where it should be there: an index may have run ahead of the record.
+                index.append((index_key(code, new, key), True))
+            self.deadlines_pending += (new < NEVER) - (old < NEVER)
             if user.newest_ms == -NEVER:  # erased: as if never heard of
                 rows.append((prefix + key, None))
             else:
                 rows.append((prefix + key, new.to_bytes(DEADLINE_BYTES, "big") + encode(user)))
         for block_key, ids in self._blocks.items():
             rows.append((block_key, None if ids is None else encode_block(ids)))
+        self._spent = []
         self._writing, self.changed = self.changed, {}
         self._blocks_writing, self._blocks = self._blocks, {}
         return rows, index
+
+    def spend(self, entry: bytes) -> None:
+        """Delete an entry of the index with the next rows: its user waits to be written."""
+        self._spent.append(entry)
 
     def written(self, events: int) -> None:
         """What was taken is in the store; ``events`` were applied meanwhile."""
         self._writing, self._blocks_writing = {}, {}
         self._young_bytes += events * EVENT_GROWTH
+        self.trim()
+
+    def trim(self) -> None:
+        """Keep memory within the allowance; what waits to be written stays."""
         if self._young_bytes * 2 > self._allowance():
-            self._old, self.young = self.young, dict(self.changed)
+            self._old, self.young = self.young, self._writing | self.changed
             self._young_bytes = len(self.young) * TYPICAL_USER
 
     # -- blocks of ids

@@ -8,6 +8,7 @@ import asyncio
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,8 +23,9 @@ from stream import recovery
 from stream.broker import LocalBroker
 from stream.chunks import Chunk, Record
 from stream.domains import discover
-from stream.errors import Fenced, SourceTrimmed
+from stream.errors import Fenced, JournalLost, SourceTrimmed
 from stream.events import Decoder, types_of
+from stream.journal import Row
 from stream.local import LocalJournal
 from stream.metrics import Metrics
 from stream.partition import Feed, Partition
@@ -31,7 +33,7 @@ from stream.settings import Settings
 from stream.store import Budget
 from stream.users import Users
 from tests.reference import by_user, run
-from tests.strategies import Scene, scenes
+from tests.strategies import DAY_MS, Scene, scenes
 
 CHANGELOG = "tagstream-state-changelog"
 OUTPUTS = ("tag-changes", "churn-warnings", "dead-letters")
@@ -56,6 +58,23 @@ def committed(broker: LocalBroker, topic: str) -> list[dict[str, Any]]:
     return [orjson.loads(record.value or b"") for record in records]
 
 
+class Unreliable(LocalJournal):
+    """A journal that takes its time to commit, as a real broker does, and may give up."""
+
+    chance = Random(0)
+    failures = 0.0
+
+    async def commit(self, rows: Mapping[str, Sequence[Row]]) -> int:
+        for _ in range(self.chance.randint(0, 8)):
+            await asyncio.sleep(0)
+        if self.chance.random() < self.failures:
+            raise JournalLost("given up")
+        applied = await super().commit(rows)
+        for _ in range(self.chance.randint(0, 8)):
+            await asyncio.sleep(0)
+        return applied
+
+
 class Worker:
     """Opens partition 0 again and again, as a worker would, and feeds it chunks."""
 
@@ -68,9 +87,12 @@ class Worker:
         options = {"partitions": "1", "time": "events", "flush_ms": "250"}
         self.settings = Settings.load({**options, "data_dir": str(disk)}, {})
         self.errors: list[BaseException] = []
+        self.chance = Random(0)
+        self.failures = 0.0
 
     async def open(self) -> Partition:
-        journal = LocalJournal(self.broker, changelog=CHANGELOG, partition=0)
+        journal = Unreliable(self.broker, changelog=CHANGELOG, partition=0)
+        journal.chance, journal.failures = self.chance, self.failures
         await journal.open()
         recovered = await recovery.recover(
             journal,
@@ -80,7 +102,7 @@ class Worker:
             settings=self.settings,
             timezone=self.rules.timezone,
             tombstones_ms=7 * 86_400_000,
-            progress=lambda _: None,
+            progress=lambda *_: None,
         )
         table = DOMAIN.table(self.rules)
         users = Users(DOMAIN.code, table, recovered.store, lambda: self.allowance)
@@ -116,6 +138,7 @@ async def live_through(scene: Scene, chance: Random, disk: Path) -> LocalBroker:
     broker = broker_with_topics()
     produce(broker, [event for _, event in scene.stream])
     worker = Worker(broker, scene.rules, disk, allowance=chance.choice([1, 40_000, 1 << 24]))
+    worker.chance, worker.failures = chance, chance.choice([0.0, 0.2])
     partition = await worker.open()
     fetched = partition.feeds["purchases"].place.offset
     end = broker.end("purchases", 0)
@@ -127,8 +150,9 @@ async def live_through(scene: Scene, chance: Random, disk: Path) -> LocalBroker:
         elif action < 0.5:
             for _ in range(chance.randint(0, 5)):
                 await asyncio.sleep(0)
-        if action < 0.15 or 0.45 < action < 0.5:
+        if worker.errors or action < 0.15 or 0.45 < action < 0.5:
             await partition.close()
+            worker.errors.clear()
             if chance.random() < 0.4:
                 shutil.rmtree(disk / "state")
             partition = await worker.open()
@@ -136,10 +160,16 @@ async def live_through(scene: Scene, chance: Random, disk: Path) -> LocalBroker:
         elif action > 0.9 and fetched > 1:
             # Delivered again: what is applied already is passed over.
             fetched = worker.offer(partition, fetched - 1, 1)
-    await partition.drain()
+    worker.failures = 0.0
+    await partition.close()
+    worker.errors.clear()
+    partition = await worker.open()
+    while partition.feeds["purchases"].place.offset < end:
+        worker.offer(partition, partition.feeds["purchases"].place.offset, 100)
+        await partition.drain()
     if scene.until_ms is not None:
         partition.advance(scene.until_ms)
-        await partition.drain()
+    await partition.drain()
     await partition.close()
     assert worker.errors == []
     return broker
@@ -159,6 +189,46 @@ def test_what_is_committed_equals_the_reference_whatever_happens(scene, chance):
             assert by_user(warnings) == by_user(reference.warnings)
             assert len({change["change_id"] for change in changes}) == len(changes)
             assert len({(w["warning_id"], w["status"]) for w in warnings}) == len(warnings)
+
+
+async def test_a_wave_of_deadlines_survives_transactions_that_fail(tmp_path):
+    """What is due is found again on the same disk, however often the broker gives up."""
+    chance = Random(5)
+    with broker_with_topics() as broker:
+        produce(broker, [order(n) for n in range(1_200)])
+        worker = Worker(broker, shipped_rules(), tmp_path, allowance=1 << 16)
+        partition = await worker.open()
+        worker.offer(partition, 0, 1_200)
+        await partition.drain()
+        raised: list[dict[str, Any]] = []
+        for _ in range(200):
+            worker.chance, worker.failures = chance, 0.4
+            await partition.close()
+            worker.errors.clear()
+            partition = await worker.open()
+            partition.advance(order(0)["ts"] + 27 * DAY_MS + 2_000)
+            await partition.drain()
+            raised = committed(broker, "churn-warnings")
+            if not worker.errors:
+                break
+        await partition.close()
+        assert len(raised) == 1_200
+        assert len({warning["user_id"] for warning in raised}) == 1_200
+
+
+async def test_silent_deadlines_stay_within_the_memory_allowed(tmp_path):
+    """A midnight that changes no tag loads many users, and keeps few."""
+    with broker_with_topics() as broker:
+        produce(broker, [order(n) for n in range(2_000)])
+        worker = Worker(broker, shipped_rules(), tmp_path, allowance=200_000)
+        partition = await worker.open()
+        worker.offer(partition, 0, 2_000)
+        await partition.drain()
+        partition.advance(order(0)["ts"] + 9 * DAY_MS)
+        await partition.drain()
+        users = partition.feeds["purchases"].users
+        assert len(users.young) + len(users._old) < 1_000
+        await partition.close()
 
 
 async def test_a_chunk_beyond_the_position_stops_the_partition(tmp_path):

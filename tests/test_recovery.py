@@ -73,7 +73,7 @@ class Bench:
         self.budget = Budget(16)
         self.read = 0
 
-    def _count(self, records: int) -> None:
+    def _count(self, records: int, _: int) -> None:
         self.read += records
 
     async def recover(self, broker: LocalBroker) -> tuple[LocalJournal, recovery.Recovered]:

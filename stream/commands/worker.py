@@ -68,6 +68,7 @@ async def _run(service: Tagstream) -> BaseException | None:
         cut_off = loop.call_later(SHUTDOWN_S, _cut_off)
         for task in (starting, *ends):
             task.cancel()
+        await asyncio.gather(starting, *ends, return_exceptions=True)
         await service.stop()
         cut_off.cancel()
     return service.error
