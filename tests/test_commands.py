@@ -1,7 +1,9 @@
 """The commands, as people and scripts use them: outputs, exit codes, what a failure says."""
 
+import contextlib
 import gzip
 import os
+import pty
 import re
 import signal
 import socket
@@ -44,16 +46,18 @@ def run(*args: str | Path, stdin: bytes | None = None, **environ: str) -> Result
     )
 
 
-def started(folder: Path, *args: str) -> subprocess.Popen[str]:
-    """A command in a process of its own, with nothing set but its arguments."""
+def started(
+    folder: Path, *args: str, stdout: int = subprocess.PIPE, **more: str
+) -> subprocess.Popen[str]:
+    """A command in a process of its own, with no variables set but ``more``."""
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-m", "stream", *args],
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**environ, "PYTHONPATH": str(Path(__file__).parents[1]), **more},
     )
 
 
@@ -465,6 +469,25 @@ def test_the_demo_shows_tags_change_and_ends_by_itself(tmp_path):
     assert "Live events from now on." in shown
     assert re.search(r"· [1-9][0-9,]* tag changes · [1-9][0-9,]* churn", shown.splitlines()[-1])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_goes_on_with_live_events_on_a_terminal(tmp_path):
+    """The screen of the history makes room for one that is drawn anew as events come."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        demo = started(
+            tmp_path, "demo", "--sample", "--web-port", "0", "--seconds", "2", stdout=theirs
+        )
+        os.close(theirs)
+        shown = b""
+        with demo, contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
+            while part := terminal.read(65_536):
+                shown += part
+    history, live = shown.decode().split("Live events from now on.")
+    assert demo.returncode == 0
+    drawn = re.findall(r"of ([0-9,]+) events", live)
+    assert len(set(drawn)) > 1, live  # more and more were made
+    assert set(re.findall(r"of ([0-9,]+) events", history)) == {drawn[0]}
 
 
 def test_a_worker_takes_what_is_generated_and_answers_for_its_users(tmp_path):

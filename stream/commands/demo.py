@@ -7,6 +7,7 @@ clock.
 """
 
 import asyncio
+import contextlib
 import csv
 import dataclasses
 import gzip
@@ -14,7 +15,7 @@ import heapq
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from datetime import date, datetime, timedelta
 from itertools import islice, takewhile
 from pathlib import Path
@@ -107,9 +108,11 @@ async def _demo(
         async with running(settings, web=True) as service:
             screen = Screen(service, count)
             console.print(_welcome(count, service.web.port), highlight=False)
-            async for _ in _ticks(console, screen):
-                if screen.applied >= count:
-                    break
+            # Closed before the next begins: a terminal has room for one live screen.
+            async with contextlib.aclosing(_ticks(console, screen)) as ticks:
+                async for _ in ticks:
+                    if screen.applied >= count:
+                        break
             console.print(_through(count, time.monotonic() - began), highlight=False)
             await _live(console, screen, feed, synthetic.live(shop), rate, seconds)
 
@@ -129,15 +132,16 @@ async def _live(
 
     feeding = asyncio.create_task(go_on())
     try:
-        async for _ in _ticks(console, screen):
-            if feeding.done():
-                await feeding
-                break
+        async with contextlib.aclosing(_ticks(console, screen)) as ticks:
+            async for _ in ticks:
+                if feeding.done():
+                    await feeding
+                    break
     finally:
         feeding.cancel()
 
 
-async def _ticks(console: Console, screen: "Screen") -> AsyncIterator[None]:
+async def _ticks(console: Console, screen: "Screen") -> AsyncGenerator[None, None]:
     """Show how things stand: redrawn on a terminal, else a line now and then."""
     if console.is_terminal:
         with Live(screen.render(), console=console, auto_refresh=False, transient=True) as live:
