@@ -89,6 +89,7 @@ async def _demo(
     rate: float,
     seconds: float | None,
 ) -> None:
+    latest = orders[-1].event["user_id"]
     now_ms = time.time_ns() // 1_000_000
     shop = synthetic.purchases(
         seed=1, users=SHOP_USERS, start_ms=now_ms - SHOP_DAYS * DAY_MS, days=SHOP_DAYS
@@ -107,7 +108,7 @@ async def _demo(
         began = time.monotonic()
         async with running(settings, web=True) as service:
             screen = Screen(service, count)
-            console.print(_welcome(count, service.web.port), highlight=False)
+            console.print(_welcome(count, service.web.port, latest), highlight=False)
             # Closed before the next begins: a terminal has room for one live screen.
             async with contextlib.aclosing(_ticks(console, screen)) as ticks:
                 async for _ in ticks:
@@ -250,10 +251,10 @@ def _shown(value: object) -> str:
     return named.get(value, str(value)) if isinstance(value, str | bool | None) else str(value)
 
 
-def _welcome(count: int, port: int) -> str:
+def _welcome(count: int, port: int, user_id: str) -> str:
     return (
         f"{count:,} events of eighteen months wait in an embedded broker.\n"
-        f"HTTP is up: http://127.0.0.1:{port}/users/cdnow-00002 · /tags · /metrics"
+        f"HTTP is up: http://127.0.0.1:{port}/users/{user_id} · /tags · /metrics"
     )
 
 
