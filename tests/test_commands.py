@@ -295,6 +295,46 @@ def test_outputs_may_share_standard_output(tmp_path):
     assert "50 events: " in result.stderr
 
 
+def test_no_replay_empties_a_file_that_it_needs_or_cannot_fill(tmp_path):
+    """Inputs by any name, two outputs in one file, and outputs of a replay that cannot start."""
+    generate(tmp_path / "e", "--count", "5")
+    before = (tmp_path / "e").read_bytes()
+    (tmp_path / "link").symlink_to("e")
+    (tmp_path / "same").hardlink_to(tmp_path / "e")
+    for name in ("e", "link", "same"):
+        result = run("replay", tmp_path / "e", "--changes", tmp_path / name)
+        assert result.exit_code == 2
+        assert f"{name} is an output, and an input too" in result.stderr
+    both = ("--changes", tmp_path / "out", "--warnings", tmp_path / "." / "out")
+    assert "and another too" in run("replay", tmp_path / "e", *both).stderr
+    for stopped in (["--tags", tmp_path / "e"], [tmp_path / "missing"], ["--until", "soon"]):
+        (tmp_path / "out").write_text("kept")
+        result = run("replay", tmp_path / "e", *stopped, "--changes", tmp_path / "out")
+        assert result.exit_code == 2
+        assert (tmp_path / "out").read_text() == "kept"
+    assert (tmp_path / "e").read_bytes() == before
+
+
+def test_a_full_output_is_named_in_one_line(tmp_path):
+    """A file, a compressed one and standard output; exit 1, no traceback."""
+    generate(tmp_path / "e", "--count", "50", "--users", "5")
+    (tmp_path / "full").symlink_to("/dev/full")
+    (tmp_path / "full.gz").symlink_to("/dev/full")
+    for args in (("replay", "e", "--changes", "full"), ("generate", "--count", "9", "-o", "full")):
+        for name in ("full", "full.gz"):
+            with started(tmp_path, *args[:-1], name) as command:
+                _, said = command.communicate()
+            assert command.returncode == 1
+            assert said == f"tagstream: {name} cannot be written: No space left on device\n"
+    with (
+        Path("/dev/full").open("wb") as full,
+        started(tmp_path, "replay", "e", "--changes", "-", stdout=full.fileno()) as command,
+    ):
+        _, said = command.communicate()
+    assert command.returncode == 1
+    assert said == "tagstream: standard output cannot be written: No space left on device\n"
+
+
 def test_a_user_is_shown_from_the_data_that_a_replay_left(tmp_path):
     """Tags and features by name; somebody unknown is no error of the program."""
     generate(tmp_path / "e", "--count", "50", "--users", "5")
@@ -467,6 +507,9 @@ def test_the_demo_shows_tags_change_and_ends_by_itself(tmp_path):
         shown, said = demo.communicate()
     assert (demo.returncode, said) == (0, "")
     assert "Live events from now on." in shown
+    pointed = re.search(r"/users/(cdnow-[0-9]{5}) ", shown)
+    loaded = {item.event["user_id"] for item in cdnow(ZoneInfo("Asia/Shanghai"), sample=True)}
+    assert pointed and pointed[1] in loaded
     assert re.search(r"· [1-9][0-9,]* tag changes · [1-9][0-9,]* churn", shown.splitlines()[-1])
     assert list(tmp_path.iterdir()) == []
 

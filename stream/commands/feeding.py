@@ -7,12 +7,13 @@ accepted. A failure is one line with the remedy.
 import asyncio
 import contextlib
 import gzip
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import IO, Any, NamedTuple, Protocol, Self, TypeVar
 
 import aiohttp
 from aiokafka import AIOKafkaProducer
@@ -47,30 +48,69 @@ class Feed(Protocol):
         """Hand over a batch, in order; safe there on return."""
 
 
-class Output(Protocol):
-    """A binary file or standard output, compressed or not."""
-
-    def write(self, data: bytes, /) -> int: ...
-    def flush(self) -> None: ...
-
-
 class BrokerError(TagstreamError):
     """A broker or worker that events were to be sent to does not take them."""
 
 
-@contextlib.contextmanager
-def output(path: Path) -> Iterator[Output]:
-    """A file to write to; ``-`` is standard output, and ``.gz`` compresses."""
-    if str(path) == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-    elif path.suffix == ".gz":
-        # Without a time in its header, the same events are the same file.
-        with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-            yield packed
-    else:
-        with path.open("wb") as plain:
-            yield plain
+class OutputError(TagstreamError):
+    """An output takes no more, on a full disk say."""
+
+
+class Output:
+    """A file to write to; ``-`` is standard output, and ``.gz`` compresses.
+
+    Raises:
+        OSError: it cannot be opened.
+        OutputError (later): it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | gzip.GzipFile
+        self._closing = contextlib.ExitStack()
+        if self._standard:
+            self._file = sys.stdout.buffer
+            self._closing.callback(self._file.flush)
+            return
+        self._file = self._closing.enter_context(path.open("wb"))
+        if path.suffix == ".gz":
+            # Without a time in its header, the same events are the same file.
+            packed = gzip.GzipFile("", "wb", 6, self._file, mtime=0)
+            self._file = self._closing.enter_context(packed)
+
+    def write(self, data: bytes) -> None:
+        """All of it, some of which may wait in buffers."""
+        with self._named():
+            self._file.write(data)
+
+    def flush(self) -> None:
+        """Hand what waits to the system."""
+        with self._named():
+            self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._named():
+            self._closing.close()
+
+    @property
+    def _standard(self) -> bool:
+        return str(self._path) == "-"
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise  # the reader has had enough: no failure to speak of
+        except OSError as error:
+            if self._standard:  # what waits would fail once more when Python ends
+                with Path(os.devnull).open("wb") as nothing:
+                    os.dup2(nothing.fileno(), sys.stdout.fileno())
+            name = "standard output" if self._standard else self._path
+            raise OutputError(f"{name} cannot be written: {error.strerror or error}") from error
 
 
 class FileFeed:
@@ -210,7 +250,7 @@ class WorkerFeed:
 async def feed(settings: Settings, path: Path | None = None) -> AsyncIterator[Feed]:
     """Where the settings say: ``path`` if there is one, else the broker, else the worker."""
     if path is not None:
-        with output(path) as file:
+        with Output(path) as file:
             yield FileFeed(file)
     elif settings.embedded:
         async with aiohttp.ClientSession() as session:

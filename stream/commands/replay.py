@@ -2,11 +2,12 @@
 
 import asyncio
 import dataclasses
+import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from stream import lines, timestamps
-from stream.commands.feeding import EmbeddedFeed, Output, output
+from stream.commands.feeding import EmbeddedFeed, Output
 from stream.commands.options import takes
 from stream.commands.service import running
 from stream.domains import discover
@@ -69,16 +70,12 @@ def replay(
     [dim]tagstream replay events.jsonl.gz --until 2025-07-01T00:00:00+08:00 --changes -[/dim]
     """
     until_ms = None if until is None else _instant(until)
-    asked = dict(zip(EMITTED, (changes, warnings, dead_letters), strict=True))
+    asked = zip(EMITTED, (changes, warnings, dead_letters), strict=True)
+    outputs = {name: path for name, path in asked if path is not None}
+    _check(events, list(outputs.values()))
     console = Console(stderr=True)
     began = time.monotonic()
     with ExitStack() as stack:
-        opened: dict[Path, Output] = {}
-        outputs: dict[str, Output] = {}
-        for name, path in asked.items():
-            if path is not None:
-                file = opened.get(path) or stack.enter_context(output(path))
-                outputs[name] = opened[path] = file
         data_dir = state_dir or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="tagstream-replay-"))
         )
@@ -101,12 +98,15 @@ def replay(
 
 
 async def _replay(
-    settings: Settings, read: Iterator[bytes], until_ms: int | None, outputs: dict[str, Output]
+    settings: Settings, read: Iterator[bytes], until_ms: int | None, paths: dict[str, Path]
 ) -> Counter[str]:
     router = Router(discover())
     counts: Counter[str] = Counter()
     topics = {settings.topic(name): name for name in EMITTED}
-    async with running(settings, web=False) as service:
+    # Outputs are emptied only once nothing stands in the way of filling them.
+    async with running(settings, web=False) as service, AsyncExitStack() as stack:
+        opened = {path: stack.enter_context(Output(path)) for path in set(paths.values())}
+        outputs = {name: opened[path] for name, path in paths.items()}
         feed = EmbeddedFeed(settings, service.broker)
         emitted = service.broker.subscribe(topics)
 
@@ -132,6 +132,34 @@ async def _replay(
             await service.advance(until_ms)
             await settle()
     return counts
+
+
+def _check(events: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Raises UsageError where a file cannot be read, or would be overwritten that must not be."""
+    inputs = [path for path in events if path != lines.STANDARD_INPUT]
+    for path in inputs:
+        if path.is_dir():
+            raise UsageError(f"{path}: is a directory")
+        path.stat()
+        if not os.access(path, os.R_OK):
+            raise UsageError(f"{path}: may not be read")
+    taken = list(inputs)
+    for path in outputs:
+        if path.exists() and not path.is_file() or str(path) == "-":
+            continue  # a pipe or a device is not overwritten, and may be shared
+        for other in taken:
+            if _same(path, other):
+                raise UsageError(
+                    f"{path} is an output, and {'an input' if other in inputs else 'another'}"
+                    " too: each needs a file of its own"
+                )
+        taken.append(path)
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
 
 
 def _instant(text: str) -> int:
