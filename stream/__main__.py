@@ -1,11 +1,13 @@
 """``tagstream``, the command: also ``python -m stream``.
 
 Every failure that has a name ends in one line on standard error, ``tagstream: …``, and its
-exit code: 2 for bad usage and bad settings, 1 for the rest; Ctrl-C ends quietly with 130.
+exit code: 2 for bad usage and bad settings, 1 for the rest; Ctrl-C ends quietly with 130, and
+so does SIGTERM with 143.
 Anything else is a fault of the program and shows its traceback.
 """
 
 import logging
+import signal
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -91,7 +93,21 @@ def _complain(text: str) -> None:
 
 def main() -> None:
     """The entry point of the command ``tagstream``."""
-    app()
+    terminated = False
+
+    def end(*_: object) -> None:
+        nonlocal terminated
+        terminated = True
+        # A shell that starts a job in the background has it ignore Ctrl-C.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        app()
+    except SystemExit as stopped:
+        raise SystemExit(143 if terminated and stopped.code == 130 else stopped.code) from None
 
 
 if __name__ == "__main__":

@@ -135,14 +135,34 @@ def test_a_variable_that_sets_nothing_is_named_once_and_stops_nothing(tmp_path):
     assert "TAGSTREAM_PARTITONS is no setting: did you mean TAGSTREAM_PARTITIONS?" in result.stderr
 
 
-def test_ctrl_c_ends_quietly_with_130(tmp_path):
-    """The command as people start it, interrupted in the middle of its work."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_interrupted_ends_quietly(number, code, tmp_path):
+    """Ctrl-C and SIGTERM, in the middle of its work."""
     with started(tmp_path, "generate", "--rate", "50", "-o", "-") as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate()
-    assert (process.returncode, said) == (130, "")
+    assert (process.returncode, said) == (code, "")
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_command_that_is_terminated_leaves_no_temporary_directory(ignored, tmp_path):
+    """In the foreground, and in the background of a script, which ignores Ctrl-C."""
+    args = ("demo", "--sample", "--web-port", "0")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        demo = started(tmp_path, *args, TMPDIR=str(tmp_path))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with demo:
+        assert demo.stdout is not None
+        assert any("HTTP is up" in line for line in demo.stdout)
+        assert list(tmp_path.iterdir()) != []
+        demo.terminate()
+        _, said = demo.communicate()
+    assert (demo.returncode, said) == (143, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- generate
