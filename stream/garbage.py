@@ -1,16 +1,25 @@
-"""Python's cyclic garbage collector, set for a process that keeps millions of objects alive.
+"""Memory of a process that keeps millions of small objects alive: collector and allocator.
 
 Users in memory are trees of lists and dictionaries: no cycles, freed by reference counting.
-By default the collector walks all of them again and again as they come and go, which took
-half of the CPU time of a busy worker. Cycles come from elsewhere (exceptions, futures), and
-are few: they can wait.
+By default Python's cyclic collector walks all of them again and again as they come and go,
+which took half of the CPU time of a busy worker. Cycles come from elsewhere (exceptions,
+futures), and are few: they can wait.
+
+RocksDB's threads allocate from as many arenas of the C library as there are threads, which
+fragments: two do.
 """
 
+import ctypes
 import gc
+
+_M_ARENA_MAX = -8  # malloc.h of the GNU C library
 
 
 def relax() -> None:
-    """Call once everything is imported: collect rarely, and never look at what is there now."""
+    """Call once everything is imported: what is there now is never looked at again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 20)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)

@@ -34,6 +34,7 @@ from stream.users import Users
 log = logging.getLogger(__name__)
 
 BROKER_ANSWERS_S = 5.0  # what takes longer is no answer: time stands still
+PACE_S = 0.01  # of a second's transactions, for each partition: a hundred a second in all
 WALL_EVERY_S = 0.5  # how often the wall clock is compared with the broker
 
 
@@ -86,6 +87,7 @@ class Ownership:
         self.recovery_started_ms: int | None = None
         self.recovery_seconds: float | None = None
         self._settings = settings
+        self._paced = not settings.embedded  # a transaction of the embedded broker costs little
         self._rules = rules
         self._domains = domains
         self._metrics = metrics
@@ -186,6 +188,7 @@ class Ownership:
                 metrics=self._metrics,
                 failed=lambda error: self._partition_failed(number, error),
                 now_ms=self._now_ms,
+                pace_s=lambda: PACE_S * len(self.partitions) if self._paced else 0.0,
             )
             for feed in partition.feeds.values():
                 await check_source(journal, feed.topic, number, feed.place)

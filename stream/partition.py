@@ -45,7 +45,8 @@ from stream.topics import CHANGELOG
 from stream.users import Table, Users
 
 POSITION = META + b"position"
-SLICE = 200  # deadlines fired between two chunks: a few milliseconds
+SLICE = 50  # deadlines fired at a time: some milliseconds
+FIRED_USERS = 200  # users that deadlines may change in one transaction: live events wait for it
 PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
 FULL_CHUNK = 2_000  # a chunk of this many records says that more is waiting
 
@@ -178,6 +179,8 @@ class Feed:
 class Partition:
     """One open partition. Make it with everything recovered; then `start`.
 
+    ``pace_s()`` is the least time between the beginnings of two transactions: each costs the
+    broker and us some milliseconds however little it says.
     ``failed`` is called once with the exception when a task of the partition dies: the worker
     must stop, and nothing more of this partition becomes visible.
     """
@@ -196,6 +199,7 @@ class Partition:
         metrics: Metrics,
         failed: Callable[[BaseException], None],
         now_ms: Callable[[], int],
+        pace_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.number = number
         self.feeds = {feed.name: feed for feed in feeds}
@@ -209,6 +213,8 @@ class Partition:
         self._metrics = metrics
         self._failed = failed
         self._now_ms = now_ms
+        self._pace_s = pace_s
+        self._flushed_at = 0.0  # when the last transaction began
         self._zone = ZoneInfo(position.timezone)
         self._wall = settings.time == "wall"
         self._flush_s = settings.flush_ms / 1000
@@ -481,7 +487,7 @@ class Partition:
         """Fire a bounded number of deadlines that are due; whether there were any."""
         fired = False
         for feed in self.feeds.values():
-            if feed.is_due and self._has_room():
+            if feed.is_due and len(feed.users.changed) < FIRED_USERS:
                 fired |= self._fire(feed)
         return fired
 
@@ -563,11 +569,15 @@ class Partition:
             return None
         if (gathered.more or self._waiting) and self._has_room() and not self._leaving:
             return gathered.since + self._flush_s - time.monotonic()
-        return 0.0
+        if self._leaving:
+            return 0.0
+        pace_s = min(self._pace_s(), self._flush_s)
+        return self._flushed_at + pace_s - time.monotonic()
 
     async def _flush(self) -> None:
         gathered, self._gathered = self._gathered, Gathered()
         self._writing = True
+        self._flushed_at = time.monotonic()
         started = time.perf_counter()
         changelog: list[tuple[bytes, bytes | None]] = []
         index: list[IndexChange] = []
