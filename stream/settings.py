@@ -10,6 +10,7 @@ name are not opened before somebody needs them.
 """
 
 import difflib
+import errno
 import os
 import re
 import socket
@@ -235,12 +236,6 @@ class Settings:
         "Events of a user whose id does not match this as a whole are dead-lettered.",
         panel="Tags",
     )
-    erase_key_file: Path | None = setting(
-        FILE,
-        None,
-        "The key (any bytes, the same on all workers) that hashes erased users.",
-        panel="Tags",
-    )
     web_host: str = setting(
         NAME,
         "127.0.0.1",
@@ -366,6 +361,16 @@ class Settings:
         """The full name of one of our topics."""
         return self.topic_prefix + name
 
+    def make_directories(self) -> None:
+        """Have the data directory, and the embedded broker's, ready to be written.
+
+        Raises:
+            SettingError: one cannot be.
+        """
+        make_directory(self.data_dir, variable_of("data_dir"))
+        if self.broker is not None and self.embedded:
+            make_directory(self.broker_dir, variable_of("broker"))
+
     def ssl_context(self) -> ssl.SSLContext | None:
         """TLS as set, certificates read anew at every call; None where it is not used.
 
@@ -429,6 +434,23 @@ def variable_of(name: str) -> str:
 def option_of(name: str) -> str:
     """The command option of the field ``name``."""
     return "--" + name.replace("_", "-")
+
+
+def make_directory(path: Path, place: str) -> None:
+    """Make the directory that ``place``, a variable or an option, holds, if it is missing.
+
+    Raises:
+        SettingError: it cannot be made, or not be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise SettingError(
+            f"{place} holds '{path}', which cannot be used: {error.strerror}; allowed: a directory"
+            " that can be written"
+        ) from error
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:

@@ -137,6 +137,22 @@ def test_the_embedded_broker_lives_under_the_data_directory_unless_told_otherwis
     assert load(broker="local://b").broker_dir == Path("b").absolute()
 
 
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_data_directory_that_cannot_be_one_names_its_variable(name, tmp_path):
+    """A file, and a place under one; a directory that is missing is made."""
+    made = load(data_dir=str(tmp_path / "new/data"), broker=f"local://{tmp_path}/new/log")
+    made.make_directories()
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"data", "log"}
+    (tmp_path / "file").touch()
+    for variable, value in (
+        ("TAGSTREAM_DATA_DIR", str(tmp_path / name)),
+        ("TAGSTREAM_BROKER", f"local://{tmp_path / name}"),
+    ):
+        environ = {"TAGSTREAM_DATA_DIR": str(tmp_path / "new"), variable: value}
+        with pytest.raises(SettingError, match=f"{variable} holds .*{name}.*that can be written"):
+            load(environ).make_directories()
+
+
 def test_an_address_that_others_can_use_stands_in_for_a_missing_url():
     """0.0.0.0 is an address to listen on, not one to be reached at."""
     assert load(url="http://pod-0:80/").worker_url == "http://pod-0:80"

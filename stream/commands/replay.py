@@ -22,7 +22,7 @@ from stream.commands.service import running
 from stream.domains import discover
 from stream.errors import UsageError
 from stream.lines import Router
-from stream.settings import Settings
+from stream.settings import Settings, make_directory
 
 AHEAD = 50_000  # lines appended before all of them have to be applied
 
@@ -73,6 +73,8 @@ def replay(
     asked = zip(EMITTED, (changes, warnings, dead_letters), strict=True)
     outputs = {name: path for name, path in asked if path is not None}
     _check(events, list(outputs.values()))
+    if state_dir is not None:
+        make_directory(state_dir, "--state-dir")
     console = Console(stderr=True)
     began = time.monotonic()
     with ExitStack() as stack:

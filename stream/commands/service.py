@@ -13,7 +13,9 @@ from stream.settings import Settings
 async def running(settings: Settings, *, web: bool) -> AsyncIterator[Tagstream]:
     """The service with every partition open, for as long as the block lasts."""
     domains = discover()
-    service = Tagstream(settings, load(settings.tags, domains), domains)
+    rules = load(settings.tags, domains)
+    settings.make_directories()
+    service = Tagstream(settings, rules, domains)
     try:
         await service.start(web=web)
         await service.until_ready()
