@@ -114,6 +114,8 @@ def test_the_version_is_the_packages():
         (["topics", "--broker", "kafka://127.0.0.1:1"], 1, "no broker answers"),
         (["load", "-"], 2, "set TAGSTREAM_BROKER"),
         (["user", "u", "--url", "http://127.0.0.1:1"], 1, "no worker answers"),
+        (["worker", "--data-dir", "/dev/null/d"], 2, "TAGSTREAM_DATA_DIR holds '/dev/null/d'"),
+        (["replay", "-", "--state-dir", "/dev/null"], 2, "--state-dir holds '/dev/null'"),
         (["user", "u", "--url", "nowhere"], 2, "--url (TAGSTREAM_URL) holds 'nowhere'"),
     ],
 )
@@ -560,7 +562,10 @@ def test_a_worker_takes_what_is_generated_and_answers_for_its_users(tmp_path):
     worker = started(tmp_path, "worker", "--web-port", port, "--data-dir", "d")
     with worker:
         assert worker.stderr is not None
-        assert any("ready" in line for line in worker.stderr)
+        begun = [worker.stderr.readline()]
+        while "ready" not in begun[-1]:
+            begun.append(worker.stderr.readline())
+            assert begun[-1], begun
         url = ("--url", f"http://127.0.0.1:{port}")
         made = run("generate", "--count", "300", "--users", "9", "--days", "9", *url)
         assert made.exit_code == 0, made.stderr
@@ -571,6 +576,9 @@ def test_a_worker_takes_what_is_generated_and_answers_for_its_users(tmp_path):
         assert orjson.loads(shown.stdout)["tags"]["value_tier"]["since"]
         assert run("replay", "-", "--state-dir", tmp_path / "d").exit_code == 2
         worker.send_signal(signal.SIGTERM)
-        worker.communicate()
+        _, said = worker.communicate()
     assert worker.returncode == 0
+    assert "INFO stream.commands.worker: told to stop" in said
+    started_at = f"embedded broker in d/log; HTTP on http://127.0.0.1:{port}; tags version "
+    assert started_at in said + "".join(begun)
     assert orjson.loads(run(*own).stdout)["features"]["purchases"]["orders_total"] > 1

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 from stream import garbage
 from stream.app import Tagstream
@@ -34,6 +35,7 @@ def worker(settings: Settings) -> None:
     With no broker configured it runs on the embedded one, keeping its data under the data
     directory; events then come in by POST /events.
     """
+    settings.make_directories()
     log_to_stderr(settings.log_level)
     domains = discover()
     rules = load(settings.tags, domains)
@@ -62,7 +64,10 @@ async def _run(service: Tagstream) -> BaseException | None:
         await asyncio.wait([starting, *ends], return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
+            log.info("%s", _whereabouts(service))
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if asked.is_set():
+            log.info("told to stop: what has gathered is committed, partitions are let go")
     finally:
         # From here on nothing but the end may take time: the next owner waits for it.
         cut_off = loop.call_later(SHUTDOWN_S, _cut_off)
@@ -72,6 +77,18 @@ async def _run(service: Tagstream) -> BaseException | None:
         await service.stop()
         cut_off.cancel()
     return service.error
+
+
+def _whereabouts(service: Tagstream) -> str:
+    """Where the data are, where HTTP is, and what is computed, on one line."""
+    settings, web = service.settings, service.web
+    folder, here = settings.broker_dir, Path.cwd()
+    place = (
+        f"embedded broker in {folder.relative_to(here) if folder.is_relative_to(here) else folder}"
+        if settings.embedded
+        else f"Kafka at {', '.join(settings.bootstrap_servers)}"
+    )
+    return f"{place}; HTTP on http://{web.host}:{web.port}; tags version {service.rules.version}"
 
 
 def _cut_off() -> None:
