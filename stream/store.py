@@ -130,7 +130,11 @@ class Store:
         try:
             database = Rdict(str(path), budget.options())
         except Exception as error:  # rocksdict has no class for a RocksDB status
-            raise StateError(f"{path}: RocksDB cannot open it: {error}") from error
+            said = " ".join(str(error).split())  # RocksDB breaks lines
+            raise StateError(
+                f"{path}: RocksDB cannot open it: {said}. Make room or repair its rights; or move"
+                " it away: it is rebuilt from the changelog"
+            ) from error
         return cls(path, database)
 
     @staticmethod

@@ -63,7 +63,7 @@ class Moving:
 
 
 class Refusal(Protocol):
-    """Why an event is not taken: the contract's code, and a detail that names the field."""
+    """Why an event is not taken: README's code, and a detail that names the field."""
 
     @property
     def code(self) -> str: ...
