@@ -61,6 +61,20 @@ def started(
     )
 
 
+def on_a_terminal(folder: Path, *args: str) -> str:
+    """What a command that succeeds shows on a terminal."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        command = started(folder, *args, stdout=theirs)
+        os.close(theirs)
+        shown = b""
+        with command, contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
+            while part := terminal.read(65_536):
+                shown += part
+    assert command.returncode == 0
+    return shown.decode()
+
+
 def read(path: Path) -> list[dict[str, object]]:
     """The records of a JSON Lines file."""
     content = path.read_bytes()
@@ -368,7 +382,18 @@ def test_a_user_is_shown_from_the_data_that_a_replay_left(tmp_path):
     assert user["features"]["purchases"]["days_since_registered"] is not None
     unknown = run("user", "nobody", "--data-dir", tmp_path / "state")
     assert unknown.exit_code == 1
-    assert unknown.stderr == "tagstream: no event of this user was ever applied\n"
+    says = f"the data in {tmp_path}/state/log"
+    assert unknown.stderr == f"tagstream: no event of this user was ever applied, says {says}\n"
+
+
+def test_a_user_is_readable_on_a_terminal(tmp_path):
+    """Large sums are written out, to the fen."""
+    order = {"event_id": "e", "user_id": "u1", "type": "order", "ts": 1_735_660_800_000}
+    (tmp_path / "e").write_bytes(orjson.dumps({**order, "amount": 1_234_567.89}))
+    replayed(tmp_path / "out", tmp_path / "e", "--state-dir", tmp_path / "state")
+    shown = on_a_terminal(tmp_path, "user", "u1", "--data-dir", "state")
+    assert re.search(r"spend_total +1,234,567\.89 ", shown)
+    assert re.search(r"orders_total +1 ", shown)
 
 
 def test_a_cut_off_file_is_said_and_what_came_before_it_is_kept(tmp_path):
@@ -538,18 +563,8 @@ def test_the_demo_shows_tags_change_and_ends_by_itself(tmp_path):
 
 def test_the_demo_goes_on_with_live_events_on_a_terminal(tmp_path):
     """The screen of the history makes room for one that is drawn anew as events come."""
-    ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
-        demo = started(
-            tmp_path, "demo", "--sample", "--web-port", "0", "--seconds", "2", stdout=theirs
-        )
-        os.close(theirs)
-        shown = b""
-        with demo, contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
-            while part := terminal.read(65_536):
-                shown += part
-    history, live = shown.decode().split("Live events from now on.")
-    assert demo.returncode == 0
+    shown = on_a_terminal(tmp_path, "demo", "--sample", "--web-port", "0", "--seconds", "2")
+    history, live = shown.split("Live events from now on.")
     drawn = re.findall(r"of ([0-9,]+) events", live)
     assert len(set(drawn)) > 1, live  # more and more were made
     assert set(re.findall(r"of ([0-9,]+) events", history)) == {drawn[0]}
@@ -574,6 +589,8 @@ def test_a_worker_takes_what_is_generated_and_answers_for_its_users(tmp_path):
         while shown.exit_code and worker.poll() is None:  # its first event is on its way
             shown = run(*own)
         assert orjson.loads(shown.stdout)["tags"]["value_tier"]["since"]
+        unknown = run("user", "nobody", *url)
+        assert unknown.stderr.endswith(f"applied, says the worker at {url[1]}\n")
         assert run("replay", "-", "--state-dir", tmp_path / "d").exit_code == 2
         worker.send_signal(signal.SIGTERM)
         _, said = worker.communicate()

@@ -27,6 +27,13 @@ class UnknownUserError(TagstreamError):
     """No event of the user was ever applied."""
 
 
+class NoWorkerError(BrokerError):
+    """Nobody answers where a worker may be, or somebody who is none."""
+
+
+UNNAMED = (Settings().broker, Settings().data_dir)
+
+
 @takes(*BROKER, "data_dir", "tags", "url")
 def user(
     settings: Settings,
@@ -37,8 +44,8 @@ def user(
 ) -> None:
     """Show one user's current tags, since when, and every feature.
 
-    A running worker is asked, any of them. Where none runs on the embedded data of the data
-    directory, they are read from there.
+    A running worker is asked, any of them. Where none answers, the embedded data are read; a data
+    directory that is named, without a --url, is read at once if no worker runs on it.
 
     [dim]tagstream user user-000042[/dim]
     """
@@ -46,9 +53,9 @@ def user(
         user_id.encode()
     except UnicodeEncodeError:
         raise UsageError("the ID is not UTF-8") from None
-    found = asyncio.run(_find(settings, user_id))
+    found, place = asyncio.run(_find(settings, user_id))
     if found is None:
-        raise UnknownUserError("no event of this user was ever applied")
+        raise UnknownUserError(f"no event of this user was ever applied, says {place}")
     console = Console(highlight=False, markup=False)
     if as_json or not console.is_terminal:
         typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
@@ -58,15 +65,24 @@ def user(
             console.print(_features(domain, features))
 
 
-async def _find(settings: Settings, user_id: str) -> dict[str, Any] | None:
-    if settings.embedded and settings.broker_dir.exists():
+Found = tuple[dict[str, Any] | None, str]  # the user, and the place that was asked
+
+
+async def _find(settings: Settings, user_id: str) -> Found:
+    at_hand = settings.embedded and settings.broker_dir.exists()
+    named = settings.url is None and (settings.broker, settings.data_dir) != UNNAMED
+    if not (at_hand and named):
         try:
-            broker = LocalBroker.at(settings.faust_broker)
-        except UsageError:
-            return await _ask(settings, user_id)  # the worker that has it
-        with broker:
-            return await _read(settings, user_id)
-    return await _ask(settings, user_id)
+            return await _ask(settings, user_id)
+        except NoWorkerError:
+            if not at_hand:
+                raise
+    try:
+        broker = LocalBroker.at(settings.faust_broker)
+    except UsageError:
+        return await _ask(settings, user_id)  # the worker that has it
+    with broker:
+        return await _read(settings, user_id), f"the data in {settings.broker_dir}"
 
 
 async def _read(settings: Settings, user_id: str) -> dict[str, Any] | None:
@@ -78,23 +94,24 @@ async def _read(settings: Settings, user_id: str) -> dict[str, Any] | None:
         return describe_user(user_id, records, service.domains, service.rules)
 
 
-async def _ask(settings: Settings, user_id: str) -> dict[str, Any] | None:
+async def _ask(settings: Settings, user_id: str) -> Found:
+    place = f"the worker at {settings.worker_url}"
     url = URL(f"{settings.worker_url}/users/{quote(user_id, safe='')}", encoded=True)
     timeout = aiohttp.ClientTimeout(total=10.0)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
-            if answer.status == 404:
-                return None
             content: dict[str, Any] = orjson.loads(await answer.read())
-            if answer.status == 200:
-                return content
-            said = content.get("detail", answer.status)
     except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
-        raise BrokerError(
+        raise NoWorkerError(
             f"no worker answers at {settings.worker_url} ({type(error).__name__}); TAGSTREAM_URL"
             " (--url) says where one is, TAGSTREAM_DATA_DIR where embedded data are"
         ) from error
-    raise BrokerError(f"the worker at {settings.worker_url} cannot say now: {said}; try again")
+    if answer.status == 404:
+        return None, place
+    if answer.status == 200:
+        return content, place
+    said = content.get("detail", answer.status)
+    raise BrokerError(f"{place} cannot say now: {said}; try again")
 
 
 def _tags(tags: dict[str, Any]) -> Table:
@@ -108,6 +125,14 @@ def _tags(tags: dict[str, Any]) -> Table:
 def _features(domain: str, features: dict[str, Any]) -> Table:
     table = Table("feature", domain, box=box.SIMPLE_HEAD)
     for name, value in features.items():
-        shown = "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-        table.add_row(name, shown)
+        table.add_row(name, _shown(value))
     return table
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str | bool):
+        return str(value)
+    # Shares keep their digits, money is read to the fen.
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:,.2f}".removesuffix(".00")
