@@ -1,7 +1,7 @@
 """What one worker tells Prometheus: counters and histograms it adds to, gauges read at scrape time.
 
-Promise: names that dashboards rely on, base units, no user id, nothing per event: callers add once a
-chunk or flush. Every child that can be known at start is there with 0, since ``rate`` does not see
+Promise: names that dashboards rely on, base units, no user id, nothing per event: callers add once
+a chunk or flush. Every child that can be known at start is there with 0, since ``rate`` does not see
 the first step of a series that begins at 1. What belongs to a partition is read from a `WorkerView`
 at every scrape, over the partitions owned then, so that series leave with their partition.
 
