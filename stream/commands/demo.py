@@ -54,14 +54,22 @@ LATEST = 6
 def demo(
     settings: Settings,
     rate: Annotated[
-        float, typer.Option(min=0.1, max=10_000, help="Live events a second, after the history.")
+        float,
+        typer.Option(
+            min=0.1, max=10_000, metavar="NUMBER", help="Live events a second, after the history."
+        ),
     ] = 10.0,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop so long after the history; unset: at Ctrl-C."),
+        typer.Option(
+            min=0, metavar="SECONDS", help="Stop so long after the history; unset: at Ctrl-C."
+        ),
     ] = None,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Take the usual tenth of the real customers only.")
+        bool,
+        typer.Option(
+            "--sample", metavar="", help="Take the usual tenth of the real customers only."
+        ),
     ] = False,
 ) -> None:
     """See it work: real orders replayed fast, then live ones, with HTTP and metrics up.

@@ -34,38 +34,56 @@ def generate(
         ),
     ] = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many events.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, metavar="NUMBER", help="Stop after so many events.", show_default=False
+        ),
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Events a second; unset: as fast as they are taken."),
+        typer.Option(
+            min=0.001, metavar="NUMBER", help="Events a second; unset: as fast as they are taken."
+        ),
     ] = None,
     duration: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop after so many seconds, with --rate.")
+        float | None,
+        typer.Option(min=0.0, metavar="SECONDS", help="Stop after so many seconds, with --rate."),
     ] = None,
-    users: Annotated[int, typer.Option(min=1, max=100_000_000, help="Customers.")] = 1_000,
+    users: Annotated[
+        int, typer.Option(min=1, max=100_000_000, metavar="NUMBER", help="Customers.")
+    ] = 1_000,
     start: Annotated[
         str | None,
-        typer.Option(help=f"Where event time begins, RFC 3339; without --rate {START}."),
+        typer.Option(
+            metavar="TIME", help=f"Where event time begins, RFC 3339; without --rate {START}."
+        ),
     ] = None,
     days: Annotated[
         float | None,
         typer.Option(
             min=0.001,
             max=100_000,
+            metavar="DAYS",
             help=f"Span of event time; with --count, rhythms are paced to about fill it."
             f" Without --rate and --count {DAYS:g}.",
         ),
     ] = None,
     late: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of events that arrive hours late.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, metavar="SHARE", help="Share of events that arrive hours late."
+        ),
     ] = 0.0,
     repeats: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of events that arrive twice.")
+        float,
+        typer.Option(min=0.0, max=1.0, metavar="SHARE", help="Share of events that arrive twice."),
     ] = 0.0,
     seed: Annotated[
         int | None,
-        typer.Option(help="The same seed gives the same events. Unset: 0; random for live ones."),
+        typer.Option(
+            metavar="NUMBER",
+            help="The same seed gives the same events. Unset: 0; random for live ones.",
+        ),
     ] = None,
 ) -> None:
     """Make up events: customers with rhythms of their own, coupons, refunds, streaks, silence.

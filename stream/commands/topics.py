@@ -23,7 +23,7 @@ MOST_REPLICAS = 3
 def topics(
     settings: Settings,
     check: Annotated[
-        bool, typer.Option("--check", help="Create nothing, only say what is wrong.")
+        bool, typer.Option("--check", metavar="", help="Create nothing, only say what is wrong.")
     ] = False,
 ) -> None:
     """Create the topics on the Kafka broker, or check them: partitions, compaction, retention.

@@ -39,7 +39,10 @@ def user(
     settings: Settings,
     user_id: Annotated[str, typer.Argument(metavar="ID", help="The user's id.")],
     as_json: Annotated[
-        bool, typer.Option("--json", help="As one JSON object; always so where no terminal reads.")
+        bool,
+        typer.Option(
+            "--json", metavar="", help="As one JSON object; always so where no terminal reads."
+        ),
     ] = False,
 ) -> None:
     """Show one user's current tags, since when, and every feature.
