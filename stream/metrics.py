@@ -1,9 +1,9 @@
 """What one worker tells Prometheus: counters and histograms it adds to, gauges read at scrape time.
 
-Promise: names that dashboards rely on, base units, no user id, nothing per event: callers add once
-a chunk or flush. Every child that can be known at start is there with 0, since ``rate`` does not see
-the first step of a series that begins at 1. What belongs to a partition is read from a `WorkerView`
-at every scrape, over the partitions owned then, so that series leave with their partition.
+Promise: names that dashboards rely on, base units, no user id, nothing per event: callers add
+once a chunk or flush. Every child that can be known at start is there with 0, since ``rate`` does
+not see the first step of a series that begins at 1. What belongs to a partition is read from a
+`WorkerView` at every scrape, over the partitions owned then, so that series leave with it.
 
 One object per worker, no global state. The counts are plain dictionaries (no locks, no ``_created``
 series): added to and scraped on the event loop only.

@@ -72,13 +72,13 @@ def deadline_of(value: bytes) -> int:
 class Budget:
     """The memory that all partitions of a process share: RocksDB's part of it.
 
-    Five eighths of ``TAGSTREAM_MEMORY_MB`` are for decoded users, a quarter is for RocksDB's
-    block cache with its write buffers charged to it, the rest for chunks under way.
+    Half of ``TAGSTREAM_MEMORY_MB`` is for decoded users, a quarter for RocksDB's block cache
+    with its write buffers charged to it, the rest for chunks and transactions under way.
     """
 
     def __init__(self, memory_mb: int) -> None:
         total = memory_mb << 20
-        self.users_bytes = total * 5 // 8
+        self.users_bytes = total // 2
         self.buffer_bytes = total // 8
         rocksdb = total // 4
         self.cache = Cache(rocksdb)

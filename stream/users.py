@@ -31,6 +31,7 @@ from stream.store import (
 DECODED_BASE, DECODED_FACTOR = 800, 7
 EVENT_GROWTH = 100  # what an event adds to a decoded user
 TYPICAL_USER = 3_000  # a decoded user whose encoded size is not known
+NEW_USER = 2_200  # one with a single event
 MOST_CHANGED = 10_000  # users encoded at once: some tens of milliseconds
 
 
@@ -99,7 +100,7 @@ class Users:
     def add(self, key: bytes, user_id: str) -> Any:
         """A user that was never seen before."""
         user = self.young[key] = self.table.new(user_id)
-        self._young_bytes += DECODED_BASE
+        self._young_bytes += NEW_USER
         return user
 
     def peek(self, key: bytes) -> Any | None:
