@@ -29,7 +29,7 @@ from stream.describe import local_iso
 from stream.errors import JournalLost, SourceTrimmed
 from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
 from stream.journal import Journal, Row
-from stream.metrics import ALL, value_label
+from stream.metrics import ALL, Transition, Warned, value_label
 from stream.partitioner import partition_for
 from stream.settings import Settings
 from stream.store import (
@@ -47,6 +47,7 @@ from stream.users import Table, Users
 POSITION = META + b"position"
 SLICE = 50  # deadlines fired at a time: some milliseconds
 FIRED_USERS = 200  # users that deadlines may change in one transaction: live events wait for it
+WARNED = ("status", "mode", "level", "control", "right", "returned_from")
 PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
 FULL_CHUNK = 2_000  # a chunk of this many records says that more is waiting
 
@@ -117,15 +118,34 @@ class Outputs:
 
 @dataclass(slots=True)
 class Gathered:
-    """What the next transaction will say, and whom to thank for it."""
+    """What the next transaction will say, and whom to thank for it.
 
-    out: Outputs = field(default_factory=Outputs)
+    Records are kept as JSON, which takes a quarter of the memory that their parts take.
+    """
+
+    out: Outputs = field(default_factory=Outputs)  # of the chunk or slice at hand
+    changes: list[Row] = field(default_factory=list)
+    warnings: list[Row] = field(default_factory=list)
+    transitions: Counter[Transition] = field(default_factory=Counter)
+    warned: Counter[Warned] = field(default_factory=Counter)
     dead: list[Row] = field(default_factory=list)
     chunks: list[Callable[[], object]] = field(default_factory=list)  # acknowledge them
     causes: list[tuple[str, int]] = field(default_factory=list)  # domain, append time of a cause
     events: int = 0
     since: float | None = None  # monotonic time of the first thing that waits
     more: bool = False  # the last chunk was full: more of them wait
+
+    def settle(self) -> None:
+        """Turn what has been said into rows and counts."""
+        for change in self.out.changes:
+            transition = change["tag"], change["previous"], change["value"], change["cause"]["kind"]
+            self.transitions[transition] += 1
+            self.changes.append((change["user_id"].encode(), orjson.dumps(change)))
+        for warning in self.out.warnings:
+            self.warned[tuple(warning[name] for name in WARNED)] += 1
+            self.warnings.append((warning["user_id"].encode(), orjson.dumps(warning)))
+        self.out.changes.clear()
+        self.out.warnings.clear()
 
 
 class Feed:
@@ -446,6 +466,7 @@ class Partition:
         last = records[-1]
         place.offset, place.timestamp, place.crc = chunk.end, last.timestamp, fingerprint(last)
         place.newest_ms, place.time_ms = newest_ms, time_ms
+        gathered.settle()
         gathered.events += len(records)
         gathered.more = len(chunk.records) >= FULL_CHUNK
         outcomes = _outcomes(decoded, unusual)
@@ -498,7 +519,6 @@ class Partition:
             feed.floor_ms = self.store.first_due(feed.code, feed.cursor)
             return False
         out = self._gathered.out
-        said = len(out.changes) + len(out.warnings)
         index: list[IndexChange] = []
         for entry in due:
             key = entry[2 + DEADLINE_BYTES :]
@@ -524,7 +544,8 @@ class Partition:
             self.store.write_index(index)
         feed.cursor = due[-1] + b"\0"
         users.trim()
-        if users.changed or len(out.changes) + len(out.warnings) != said:
+        self._gathered.settle()
+        if users.changed:
             self._gather()
         self._metrics.deadlines_fired(feed.name, len(due))
         return True
@@ -582,24 +603,22 @@ class Partition:
         changelog: list[tuple[bytes, bytes | None]] = []
         index: list[IndexChange] = []
         for feed in self.feeds.values():
-            rows, entries = feed.users.take()
-            changelog += rows
+            records, entries = feed.users.take()
+            changelog += records
             index += entries
-        changes, warnings = gathered.out.changes, gathered.out.warnings
-        self._count_population(changes)
+        self._count_population(gathered.transitions)
         self.position.population = [(t, v, n) for (t, v), n in self.population.items()]
         changelog.append((POSITION, _encode_position(self.position)))
         committed_at = {feed.name: feed.place.offset for feed in self.feeds.values()}
-        emission = {"emitted_at": local_iso(self._now_ms(), self._zone)}
+        emitted_at = b',"emitted_at":"%s"}' % local_iso(self._now_ms(), self._zone).encode()
         outputs: dict[str, Sequence[Row]] = {}
-        for topic, records in (("tag-changes", changes), ("churn-warnings", warnings)):
-            if records:
+        for topic, rows in (
+            ("tag-changes", gathered.changes),
+            ("churn-warnings", gathered.warnings),
+        ):
+            if rows:
                 outputs[self._topics[topic]] = [
-                    (
-                        record["user_id"].encode(),
-                        orjson.dumps(record | emission),
-                    )
-                    for record in records
+                    (key, (value or b"")[:-1] + emitted_at) for key, value in rows
                 ]
         if gathered.dead:
             outputs[self._topics["dead-letters"]] = gathered.dead
@@ -636,25 +655,20 @@ class Partition:
         metrics.batch(ALL, "encode", encode_s)
         metrics.batch(ALL, "commit", commit_s)
         metrics.batch(ALL, "persist", persist_s)
-        metrics.transitions(
-            (c["tag"], c["previous"], c["value"], c["cause"]["kind"]) for c in gathered.out.changes
-        )
-        metrics.warnings(
-            (w["status"], w["mode"], w["level"], w["control"], w["right"], w["returned_from"])
-            for w in gathered.out.warnings
-        )
+        metrics.transitions(gathered.transitions.elements())
+        metrics.warnings(gathered.warned.elements())
         waits: dict[str, list[tuple[float, int]]] = {}
         for name, appended_ms in gathered.causes:
             waits.setdefault(name, []).append((max(0, now_ms - appended_ms) / 1000, 1))
         for name, weighted in waits.items():
             metrics.event_to_change(name, weighted)
 
-    def _count_population(self, changes: list[dict[str, Any]]) -> None:
+    def _count_population(self, transitions: Mapping[Transition, int]) -> None:
         population = self.population
-        for change in changes:
-            for value, step in ((change["previous"], -1), (change["value"], 1)):
-                if value is not None and value is not False:
-                    key = (change["tag"], value_label(value))
+        for (tag, previous, value, _), times in transitions.items():
+            for held, step in ((previous, -times), (value, times)):
+                if held is not None and held is not False:
+                    key = (tag, value_label(held))
                     population[key] = population.get(key, 0) + step
 
 
