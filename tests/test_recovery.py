@@ -217,6 +217,39 @@ async def test_a_corrupt_disk_is_rebuilt_and_said(bench, caplog):
     assert "rebuilding" in caplog.text
 
 
+async def test_a_disk_found_corrupt_while_it_was_read_is_rebuilt(bench, caplog):
+    """RocksDB opens a damaged table file, and says so only when it reads it."""
+    bench, broker = bench
+    before = await bench.state(broker)
+    for table in bench.disk.glob("*.sst"):
+        damaged = bytearray(table.read_bytes())
+        damaged[: len(damaged) // 2] = bytes(len(damaged) // 2)
+        table.write_bytes(damaged)
+    store = Store.open(bench.disk, bench.budget)
+    corrupt = False
+    try:
+        list(store.scan(RECORD))
+    except Exception as error:  # noqa: BLE001 - rocksdict has no class for a RocksDB status
+        corrupt = recovery.is_corruption(error)
+    assert corrupt
+    store.close()
+    Store.condemn(bench.disk)
+    assert await bench.state(broker) == before
+    assert "was found corrupt" in caplog.text
+    assert not Store.is_condemned(bench.disk)
+
+
+async def test_what_a_rebuild_that_was_cut_off_left_behind_does_not_stay(bench):
+    """It may hold users who have been erased since."""
+    bench, broker = bench
+    before = await bench.state(broker)
+    shutil.rmtree(bench.disk)
+    store = Store.open(bench.disk, bench.budget)
+    store.restore_rows({RECORD + b"pghost": bytes(8)})
+    store.close()
+    assert await bench.state(broker) == before
+
+
 async def test_a_disk_unused_for_too_long_is_rebuilt(bench, caplog, monkeypatch):
     """Deletions that it missed may be compacted away by now."""
     bench, broker = bench
