@@ -50,7 +50,6 @@ class Consumer(Protocol):
     """The part of the chunk consumer that ownership steers."""
 
     async def release(self, positions: Mapping[TP, int]) -> None: ...
-    def hold(self, tps: Iterable[TP]) -> None: ...
     async def backlog(self, tps: Iterable[TP]) -> dict[TP, Backlog]: ...
 
 
@@ -126,7 +125,7 @@ class Ownership:
             if missed or number not in numbers:
                 self._close_soon(number)
         for number in self.partitions.keys() & self._fenced:
-            self._stop(Fenced(f"partition {number} was opened by another worker"))
+            self.fail(Fenced(f"partition {number} was opened by another worker"))
             return
         kept = [self.partitions[number] for number in self.partitions.keys() & numbers]
         for partition in kept:
@@ -181,7 +180,6 @@ class Ownership:
                 feeds=[self._feed(domain, recovered.store) for domain in self._domains.values()],
                 store=store,
                 journal=journal,
-                applied=recovered.applied,
                 position=recovered.position,
                 settings=settings,
                 allowed_delay_ms=self._rules.allowed_delay_ms,

@@ -212,7 +212,6 @@ class Partition:
         feeds: Sequence[Feed],
         store: Store,
         journal: Journal,
-        applied: int,
         position: Position,
         settings: Settings,
         allowed_delay_ms: int,
@@ -225,7 +224,6 @@ class Partition:
         self.feeds = {feed.name: feed for feed in feeds}
         self.store = store
         self.journal = journal
-        self.applied = applied
         self.position = position
         self.population = {(tag, value): n for tag, value, n in position.population}
         self._settings = settings
@@ -631,7 +629,6 @@ class Partition:
             raise
         committed = time.perf_counter()
         self.store.write(changelog, index, applied)
-        self.applied = applied
         for feed in self.feeds.values():
             feed.users.written(gathered.events)
             if (first := _first_put(feed.code, index)) is not None:

@@ -112,7 +112,6 @@ class Worker:
             feeds=[feed],
             store=recovered.store,
             journal=journal,
-            applied=recovered.applied,
             position=recovered.position,
             settings=self.settings,
             allowed_delay_ms=self.rules.allowed_delay_ms,

@@ -129,7 +129,6 @@ class Bench:
             feeds=[feed],
             store=recovered.store,
             journal=journal,
-            applied=recovered.applied,
             position=recovered.position,
             settings=self.settings,
             allowed_delay_ms=self.rules.allowed_delay_ms,
