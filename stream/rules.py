@@ -10,6 +10,7 @@ import hashlib
 import json
 import keyword
 import math
+import operator
 import re
 import zoneinfo
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +29,9 @@ from stream.conditions import (
 )
 from stream.document import DURATION_MS, Document, Entry, did_you_mean, read_text
 from stream.errors import RulesError
+
+PROFILE: Final = "profile"
+"""The domain of tags made of tags: its conditions read other tags by name."""
 
 DAILY_PREFIX: Final = "days_since_"
 """Features named so grow by one at every local midnight, for every user, for ever."""
@@ -105,6 +109,21 @@ class DomainRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileRules:
+    """Tags made of tags, ready to run, in the order of the file.
+
+    ``unset`` has what every tag of every domain is worth to somebody who never had it.
+    ``cases[i](values)`` gives the value of tag i from those of all others by name: of the
+    domains, and of the profile tags above it. ``reads`` are the tags that any of them reads.
+    """
+
+    tags: tuple[Definition, ...]
+    unset: Mapping[str, Value]
+    cases: tuple[Callable[[Mapping[str, Value]], Value], ...]
+    reads: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """One file of definitions.
 
@@ -124,6 +143,7 @@ class Rules:
     source: str
     warnings: tuple[str, ...]
     domains: Mapping[str, DomainRules]
+    profile: ProfileRules
 
     def domain(self, name: str) -> DomainRules:
         """The tags of one domain; KeyError where there is no such domain."""
@@ -161,6 +181,8 @@ class _File:
         self.readers: dict[str, dict[str, Reader]] = {
             name: dict(domain.features) for name, domain in domains.items()
         }
+        # What a tag made of tags may read: those of the domains, and of its own above it.
+        self.tags: set[str] = set()
 
     def rules(self, text: str) -> Rules | None:
         """Everything; None where a problem leaves a gap. Problems are in the document."""
@@ -197,6 +219,7 @@ class _File:
                 name: _compiled([tag for tag in tags if tag.domain == name], readers)
                 for name, readers in self.readers.items()
             },
+            profile=_profile(tags),
         )
 
     def _attributes(self, entry: Entry) -> tuple[str, ...]:
@@ -224,7 +247,9 @@ class _File:
     def _tags(self, entry: Entry) -> tuple[Definition, ...]:
         definitions: list[Definition] = []
         lines: dict[str, int] = {}
-        for number, item in enumerate(entry.items(), 1):
+        items = entry.items()
+        self.tags = {item.peek("name") for item in items if item.peek("domain") != PROFILE}
+        for number, item in enumerate(items, 1):
             name = item.peek("name")
             tag = replace(item, key="", owner=f"tag '{name}'" if name else f"tag {number}")
             if name in lines:
@@ -234,6 +259,7 @@ class _File:
             definition = self._definition(tag)
             if definition is not None:
                 definitions.append(definition)
+            self.tags.add(name)
         return tuple(definitions)
 
     def _definition(self, entry: Entry) -> Definition | None:
@@ -276,9 +302,10 @@ class _File:
 
     def _domain(self, entry: Entry) -> str | None:
         name = entry.text()
-        if name is None or name in self.domains:
+        known = [*self.domains, PROFILE]
+        if name is None or name in known:
             return name
-        hint = did_you_mean(name, self.domains) or f": known are {', '.join(self.domains)}"
+        hint = did_you_mean(name, known) or f": known are {', '.join(known)}"
         entry.problem(f"unknown domain '{name}'{hint}")
         return None
 
@@ -296,7 +323,7 @@ class _File:
             entry.problem("'when' or 'cases' is missing: add one")
         read = {value: condition for value, condition in named.items() if condition}
         if True in read and not read[True].reads:
-            entry.remark("reads no feature: it is the same for all users")
+            entry.remark("reads nothing: it is the same for all users")
         for feature, constants in _thresholds(read.values()).items():
             if constants is None and feature.startswith(DAILY_PREFIX):
                 entry.remark(
@@ -331,16 +358,26 @@ class _File:
 
     def _refusal(self, name: str, domain: str | None) -> str | None:
         """Why a condition of ``domain`` (None: unknown) may not read ``name``."""
-        if domain is None or name in self.readers[domain]:
+        readable = self.tags if domain == PROFILE else self.readers.get(domain or "")
+        if readable is None or name in readable:
             return None
         if name.lower() in _SPELLINGS:
             return f"'{name}' is no feature: write {_SPELLINGS[name.lower()]}"
+        if domain == PROFILE:
+            return self._no_tag(name)
         for owner, features in self.readers.items():
             if name in features:
                 return f"'{name}' is a feature of {owner}: a tag reads those of its own domain only"
-        known = self.readers[domain]
-        hint = did_you_mean(name, known) or f": {domain} has {', '.join(known)}"
+        hint = did_you_mean(name, readable) or f": {domain} has {', '.join(readable)}"
         return f"unknown feature '{name}'{hint}"
+
+    def _no_tag(self, name: str) -> str:
+        """Why a condition made of tags may not read ``name``."""
+        for owner, features in self.readers.items():
+            if name in features:
+                return f"'{name}' is a feature of {owner}: a tag of the profile reads tags alone"
+        hint = did_you_mean(name, self.tags)
+        return f"no tag '{name}' is defined, or not above{hint or ': define it first'}"
 
 
 _SPELLINGS: Final = {
@@ -443,6 +480,22 @@ def _compiled(tags: Sequence[Definition], readers: Mapping[str, Reader]) -> Doma
         evidence=tuple(_evidence(tag.features, readers) for tag in tags),
         thresholds=_thresholds(condition for tag in tags for _, condition in tag.cases),
     )
+
+
+def _profile(tags: Sequence[Definition]) -> ProfileRules:
+    made = tuple(tag for tag in tags if tag.domain == PROFILE)
+    return ProfileRules(
+        tags=made,
+        unset={tag.name: tag.values[0] for tag in tags},
+        cases=tuple(_of_tags(tag) for tag in made),
+        reads=frozenset(name for tag in made for name in tag.features),
+    )
+
+
+def _of_tags(tag: Definition) -> Callable[[Mapping[str, Value]], Value]:
+    readers = {name: operator.itemgetter(name) for name in tag.features}
+    evaluate = compile_tags([(tag.values[0], tag.cases)], readers)
+    return lambda values: evaluate(values)[0]
 
 
 def _evidence(

@@ -263,7 +263,7 @@ def test_a_condition_that_is_the_same_for_all_is_warned_of():
     """But a last case that always holds is how one says: all others."""
     constant = rules(one_tag("title: T\ndomain: purchases\nwhen: 1 == 1"))
     assert constant.warnings == (
-        "tags.yaml:4: tag 't': reads no feature: it is the same for all users",
+        "tags.yaml:4: tag 't': reads nothing: it is the same for all users",
     )
     others = "title: T\ndomain: purchases\ncases: {some: orders_30d > 1, others: 1 == 1}"
     assert rules(one_tag(others)).warnings == ()
@@ -367,8 +367,17 @@ tags:
             "days_since_order, churn_state",
         ),
         (
-            "domain: profile\nwhen: x > 1",
-            "5: tag 't': domain: unknown domain 'profile': known are purchases, service",
+            "domain: sales\nwhen: x > 1",
+            "5: tag 't': domain: unknown domain 'sales': known are purchases, service, profile",
+        ),
+        (
+            "domain: profile\nwhen: orders_30d > 1",
+            "6: tag 't': when: 'orders_30d' is a feature of purchases: a tag of the profile reads "
+            "tags alone",
+        ),
+        (
+            "domain: profile\nwhen: not t",
+            "6: tag 't': when: no tag 't' is defined, or not above: define it first",
         ),
         (
             "domain: purchases\nwhen: orders_30d > 1\ncontrol: 1.5",
@@ -711,3 +720,28 @@ def test_list_shows_every_definition(run, tmp_path):
         "low: spend_30d > 0",
     ):
         assert text in result.stdout
+
+
+OF_TAGS = (
+    HEAD
+    + """tags:
+  - {name: rich_and_loud, domain: profile, when: tier == 'high' and loud}
+  - {name: tier, domain: purchases, cases: {high: spend_30d > 100, low: spend_30d > 0}}
+  - {name: loud, domain: service, when: contacts_month > 2}
+  - {name: who, domain: profile, cases: {both: rich_and_loud, one: tier == 'high' or loud}}
+"""
+)
+
+
+def test_tags_are_made_of_tags_of_any_domain_and_of_their_own_above_them():
+    """Where the tags of a domain stand in the file does not matter."""
+    made = rules(OF_TAGS).profile
+    assert [tag.name for tag in made.tags] == ["rich_and_loud", "who"]
+    assert made.unset == {"rich_and_loud": False, "tier": None, "loud": False, "who": None}
+    assert made.reads == {"tier", "loud", "rich_and_loud"}
+    rich_and_loud, who = made.cases
+    assert rich_and_loud({**made.unset, "tier": "high", "loud": True}) is True
+    assert rich_and_loud({**made.unset, "tier": "high"}) is False
+    assert who({**made.unset, "rich_and_loud": True}) == "both"
+    assert who({**made.unset, "loud": True}) == "one"
+    assert who(made.unset) is None

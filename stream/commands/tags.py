@@ -11,7 +11,7 @@ from rich.table import Table
 from stream import data
 from stream.domains import discover
 from stream.errors import RulesError
-from stream.rules import Definition, Rules, load
+from stream.rules import PROFILE, Definition, Rules, load
 
 app = typer.Typer(no_args_is_help=True, help="Check and show the definitions of tags.")
 
@@ -34,6 +34,8 @@ def check(file: CheckedFile) -> None:
     for warning in rules.warnings:
         typer.echo(f"warning: {warning}", err=True)
     counts = {name: len(domain.tags) for name, domain in rules.domains.items()}
+    if rules.profile.tags:
+        counts[PROFILE] = len(rules.profile.tags)
     of_domains = ", ".join(f"{name} {count}" for name, count in counts.items())
     typer.echo(
         f"{file}: {_plural(len(rules.tags), 'tag')} ({of_domains}), version {rules.version}, "
