@@ -98,7 +98,11 @@ class Tagstream:
         self.watchdog = Watchdog(self)
         self.metrics.watch(self, loop_lag=self.watchdog.loop_lag)
         self.web = WebServer(
-            _Front(self), self.metrics, host=settings.web_host, port=settings.web_port
+            _Front(self),
+            self.metrics,
+            host=settings.web_host,
+            port=settings.web_port,
+            metrics_port=settings.metrics_port,
         )
 
     def _faust(self) -> App:

@@ -29,6 +29,9 @@ D = TypeVar("D")
 
 PREFIX = "TAGSTREAM_"
 
+PROCESS_MB = 150
+"""What a worker takes beside ``memory_mb``: Python, the libraries, what every request allocates."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
@@ -212,7 +215,15 @@ class Settings:
     memory_mb: int = setting(
         whole(64, 1_048_576),
         256,
-        "MiB for RocksDB, decoded users and buffers together; the process takes about 150 more.",
+        "MiB for RocksDB, decoded users and buffers together; the process takes about "
+        f"{PROCESS_MB} more.",
+        panel="State",
+    )
+    memory_limit_mb: int | None = setting(
+        whole(1, 100_000_000),
+        None,
+        "MiB that whatever runs the process lets it have, a container's limit: it does not start "
+        "where they cannot be enough. Unset: not compared.",
         panel="State",
     )
     flush_ms: int = setting(
@@ -245,6 +256,13 @@ class Settings:
     )
     web_port: int = setting(
         whole(0, 65_535), 6066, "The port that HTTP listens on; 0: any free one.", panel="Worker"
+    )
+    metrics_port: int | None = setting(
+        whole(0, 65_535),
+        None,
+        "A port for the metrics alone, so that who may scrape need not reach users' tags; 0: any "
+        "free one. Unset: they are on the port of HTTP only.",
+        panel="Worker",
     )
     url: str | None = setting(
         URL,
@@ -293,7 +311,18 @@ class Settings:
                 values[name] = _parse(declared, text, place)
         loaded = cls(**values)
         loaded._check_login()
+        loaded._check_memory()
         return loaded
+
+    def _check_memory(self) -> None:
+        """A worker that its container will kill for its memory is better not started."""
+        need_mb = self.memory_mb + PROCESS_MB
+        if self.memory_limit_mb is not None and self.memory_limit_mb < need_mb:
+            raise SettingError(
+                f"TAGSTREAM_MEMORY_MB holds '{self.memory_mb}', which with {PROCESS_MB} for the "
+                f"process is more than TAGSTREAM_MEMORY_LIMIT_MB, '{self.memory_limit_mb}'; "
+                f"allowed: at most the limit less {PROCESS_MB}"
+            )
 
     def _check_login(self) -> None:
         """Settings that make sense only together, or only one of them."""

@@ -106,8 +106,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class WebServer(Service):
     """Serves HTTP from ``start`` to ``stop``: to be started first and stopped last.
 
-    ``port`` 0 takes any free one; the attribute then says which. Another worker has
-    ``hop_timeout_s`` to answer.
+    ``port`` 0 takes any free one; the attribute then says which. With ``metrics_port`` the
+    metrics are served there too, and nothing else: network policies know ports, not paths.
+    Another worker has ``hop_timeout_s`` to answer.
 
     Raises:
         SettingError: (on start) host and port cannot be listened on.
@@ -120,11 +121,13 @@ class WebServer(Service):
         *,
         host: str,
         port: int,
+        metrics_port: int | None = None,
         hop_timeout_s: float = HOP_TIMEOUT_S,
     ) -> None:
         super().__init__()
         self.host = host
         self.port = port
+        self.metrics_port = metrics_port
         self._worker = worker
         self._metrics = metrics
         self._hop_timeout = aiohttp.ClientTimeout(total=hop_timeout_s)
@@ -141,14 +144,24 @@ class WebServer(Service):
         ):
             self._application.router.add_routes([route])
             metrics.route(route.path, route.method, *codes.split())
+        self._scraped = web.Application(middlewares=[self._measured])
+        self._scraped.router.add_get("/metrics", self._prometheus)
 
     async def on_start(self) -> None:
         """Listens."""
         self._session = await self.add_async_context(
             aiohttp.ClientSession(timeout=self._hop_timeout, cookie_jar=aiohttp.DummyCookieJar())
         )
+        self.port = await self._listen(self._application, self.port, "TAGSTREAM_WEB_PORT")
+        if self.metrics_port is not None:
+            self.metrics_port = await self._listen(
+                self._scraped, self.metrics_port, "TAGSTREAM_METRICS_PORT"
+            )
+
+    async def _listen(self, application: web.Application, port: int, variable: str) -> int:
+        """Serve ``application``; returns the port, which ``variable`` holds."""
         runner = web.AppRunner(
-            self._application,
+            application,
             access_log=None,
             logger=_protocol_log,
             shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
@@ -156,20 +169,21 @@ class WebServer(Service):
         self.async_exit_stack.push_async_callback(runner.cleanup)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self.host, self.port).start()
+            await web.TCPSite(runner, self.host, port).start()
         except OSError as error:
-            raise self._cannot_listen(error) from error
-        self.port = runner.addresses[0][1]
+            raise self._cannot_listen(error, port, variable) from error
+        taken: int = runner.addresses[0][1]
+        return taken
 
-    def _cannot_listen(self, error: OSError) -> SettingError:
+    def _cannot_listen(self, error: OSError, port: int, variable: str) -> SettingError:
         if error.errno == errno.EADDRINUSE:
             return SettingError(
-                f"TAGSTREAM_WEB_PORT holds '{self.port}', a port that is taken on {self.host}; "
+                f"{variable} holds '{port}', a port that is taken on {self.host}; "
                 "allowed: a free one, or 0 for any"
             )
         if error.errno == errno.EACCES:
             return SettingError(
-                f"TAGSTREAM_WEB_PORT holds '{self.port}', a port that this user may not open; "
+                f"{variable} holds '{port}', a port that this user may not open; "
                 "allowed: 1024 to 65535, or 0 for any"
             )
         return SettingError(

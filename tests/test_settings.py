@@ -59,7 +59,9 @@ def test_an_option_wins_over_the_environment_and_an_empty_value_is_the_default()
         ("TAGSTREAM_FLUSH_MS", "60001"),
         ("TAGSTREAM_TOPIC_PREFIX", "eu/"),
         ("TAGSTREAM_WEB_PORT", "65536"),
+        ("TAGSTREAM_METRICS_PORT", "metrics"),
         ("TAGSTREAM_MEMORY_MB", "1"),
+        ("TAGSTREAM_MEMORY_LIMIT_MB", "512Mi"),
         ("TAGSTREAM_INSTANCE_ID", "pod 0"),
         ("TAGSTREAM_USER_ID_PATTERN", "["),
         ("TAGSTREAM_SECURITY_PROTOCOL", "TLS"),
@@ -158,6 +160,13 @@ def test_an_address_that_others_can_use_stands_in_for_a_missing_url():
     assert load(url="http://pod-0:80/").worker_url == "http://pod-0:80"
     assert load().worker_url == "http://127.0.0.1:6066"
     assert "0.0.0.0" not in load(web_host="0.0.0.0").worker_url
+
+
+def test_a_memory_budget_that_does_not_fit_its_container_is_refused():
+    """Better no start than one that ends in being killed for its memory, hours later."""
+    assert load(memory_mb="256", memory_limit_mb="406").memory_limit_mb == 406
+    with pytest.raises(SettingError, match="TAGSTREAM_MEMORY_MB holds '256'.*'405'; allowed: "):
+        load(memory_mb="256", memory_limit_mb="405")
 
 
 SASL = {

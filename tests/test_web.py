@@ -454,6 +454,29 @@ async def test_a_port_that_is_taken_is_one_line_that_names_the_setting(site):
     assert "\n" not in message
 
 
+async def test_a_port_for_metrics_has_metrics_and_nothing_else():
+    """Who may scrape it cannot ask it for a user; the other port goes on having them too."""
+    async with serving(Worker(users={"anna": ANNA}), metrics_port=0) as site:
+        assert site.server.metrics_port not in (0, site.server.port)
+        scraped = f"http://127.0.0.1:{site.server.metrics_port}"
+        async with site.client.get(f"{scraped}/metrics") as answer:
+            assert answer.status == 200
+            assert "tagstream_http_request_seconds_count" in await answer.text()
+        for path in ("/users/anna", "/tags", "/healthz", "/events"):
+            async with site.client.get(scraped + path) as answer:
+                assert (answer.status, answer.content_type) == (404, "application/json")
+        assert (await site.ask_for("anna"))[0] == 200
+        assert site.worker.asked == ["anna"]
+
+
+async def test_a_port_for_metrics_that_is_taken_is_one_line_that_names_the_setting(site):
+    """Not the other port's."""
+    taken = site.server.port
+    server = WebServer(Worker(), site.metrics, host="127.0.0.1", port=0, metrics_port=taken)
+    with pytest.raises(SettingError, match=f"TAGSTREAM_METRICS_PORT holds '{taken}'"):
+        await server.start()
+
+
 async def test_a_host_that_is_not_ours_is_one_line_that_names_the_setting(site):
     """An address of the documentation's network is nobody's."""
     server = WebServer(Worker(), site.metrics, host="192.0.2.1", port=0)
