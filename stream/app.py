@@ -333,7 +333,7 @@ class _Front:
         settings, key = service.settings, user_id.encode()
         number = partition_for(key, settings.partitions, settings.partitioner)
         partition = service.ownership.partitions[number]
-        return describe_user(user_id, partition.lookup(key), service.domains, service.rules)
+        return describe_user(*partition.lookup(key), service.domains, service.rules)
 
     def definitions(self) -> list[dict[str, Any]]:
         return [describe_tag(definition) for definition in self._service.rules.tags]

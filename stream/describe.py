@@ -15,23 +15,17 @@ def local_iso(ts_ms: int, zone: ZoneInfo) -> str:
 
 
 def describe_user(
-    user_id: str, records: Mapping[str, Any], domains: Mapping[str, Domain], rules: Any
+    profile: Any | None, records: Mapping[str, Any], domains: Mapping[str, Domain], rules: Any
 ) -> dict[str, Any] | None:
     """Current tags with ``since``, and every feature by domain; None where nothing is known.
 
-    ``records`` are the user's decoded records by domain. Infinity becomes null.
+    ``profile`` and ``records``, decoded records by domain, are the user's. Infinity becomes null.
     """
-    if not records:
+    if profile is None:
         return None
     zone = ZoneInfo(rules.timezone)
-    tags: dict[str, Any] = {}
     features: dict[str, dict[str, Any]] = {}
     for name, user in records.items():
-        defined = zip(rules.domain(name).tags, user.values, strict=False)
-        for definition, value in defined:
-            if value is not None and value is not False:
-                since = local_iso(user.tags[definition.name].since_ms, zone)
-                tags[definition.name] = {"value": value, "since": since}
         domain = domains[name]
         readers = dict(domain.features)
         if domain.attribute_reader is not None:
@@ -40,7 +34,14 @@ def describe_user(
             key: None if (value := read(user)) == math.inf else value
             for key, read in readers.items()
         }
-    return {"user_id": user_id, "tags": tags, "features": features}
+    return {
+        "user_id": profile.user_id,
+        "tags": {
+            name: {"value": held.value, "since": local_iso(held.since_ms, zone)}
+            for name, held in profile.tags.items()
+        },
+        "features": features,
+    }
 
 
 def describe_tag(definition: Any) -> dict[str, Any]:

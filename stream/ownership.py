@@ -26,10 +26,12 @@ from stream.errors import Fenced, StateError
 from stream.events import Decoder
 from stream.journal import Journal
 from stream.partition import Feed, Metrics, Partition
+from stream.profiles import Profiles
 from stream.recovery import check_source, is_corruption, recover
 from stream.settings import Settings
 from stream.store import Budget, Store
 from stream.users import Users
+from tables import profile
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ class Ownership:
         self._settings = settings
         self._paced = not settings.embedded  # a transaction of the embedded broker costs little
         self._rules = rules
+        self._erase_key = settings.erase_key()
         self._domains = domains
         self._metrics = metrics
         self._journal = journal
@@ -178,6 +181,7 @@ class Ownership:
             partition = Partition(
                 number,
                 feeds=[self._feed(domain, recovered.store) for domain in self._domains.values()],
+                profiles=self._profiles(store),
                 store=store,
                 journal=journal,
                 position=recovered.position,
@@ -224,14 +228,21 @@ class Ownership:
 
     def _feed(self, domain: Domain, store: Any) -> Feed:
         table = domain.table(self._rules)
-        users = Users(domain.code, table, store, self._users_allowance)
+        users = Users(domain.code, table, store, self._users_allowance, self._erase_key)
         decoder = Decoder(domain.events, self._settings.user_id_pattern)
         topic = self._settings.topic(domain.name)
         return Feed(domain.name, topic, domain.code, table, decoder, users)
 
+    def _profiles(self, store: Store) -> Profiles:
+        def allowance() -> int:
+            return self._users_allowance() // 2
+
+        return Profiles(profile.Profiles(self._rules), store, allowance)
+
     def _users_allowance(self) -> int:
-        open_users = max(1, len(self.numbers)) * len(self._domains)
-        return self.budget.users_bytes // open_users
+        # A profile is about half a user.
+        open_users = max(1, len(self.numbers)) * (len(self._domains) + 0.5)
+        return int(self.budget.users_bytes / open_users)
 
     async def _release(self, partitions: Iterable[Partition]) -> None:
         positions = {

@@ -31,6 +31,7 @@ from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
 from stream.journal import Journal, Row
 from stream.metrics import ALL, Transition, Warned, value_label
 from stream.partitioner import partition_for
+from stream.profiles import Profiles
 from stream.settings import Settings
 from stream.store import (
     DEADLINE_BYTES,
@@ -49,6 +50,7 @@ SLICE = 50  # deadlines fired at a time: some milliseconds
 FIRED_USERS = 200  # users that deadlines may change in one transaction: live events wait for it
 WARNED = ("status", "mode", "level", "control", "right", "returned_from")
 PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
+NO_DAY = 10**9  # after every day there is
 FULL_CHUNK = 2_000  # a chunk of this many records says that more is waiting
 
 
@@ -75,6 +77,9 @@ class Position(msgspec.Struct, array_like=True):
     timezone: str
     places: dict[str, Place]
     population: list[tuple[str, str, int]]  # tag, value, users
+    users: int = 0  # of whom anything is known
+    tagged: int = 0  # those among them with at least one tag
+    erase_key: str = ""  # a hash of the secret that erasures are marked with
 
 
 _encode_position = msgspec.msgpack.Encoder().encode
@@ -106,14 +111,31 @@ class Metrics(Protocol):
 
 
 class Outputs:
-    """What the domains' logic says while it runs: JSON-ready records, in order."""
+    """What a domain's logic says of one user: see `tables/table.py`."""
 
-    __slots__ = ("changes", "erased", "warnings")
+    __slots__ = ("changes", "ended", "erased_ms", "heard_ms", "steps", "warnings")
 
     def __init__(self) -> None:
         self.changes: list[dict[str, Any]] = []
         self.warnings: list[dict[str, Any]] = []
-        self.erased: list[Any] = []
+        self.steps: list[tuple[int, int, int]] = []
+        self.ended: list[dict[str, Any]] = []
+        self.heard_ms: int | None = None
+        self.erased_ms: tuple[int, int] | None = None
+
+    @property
+    def is_silent(self) -> bool:
+        """Nothing was said."""
+        told = self.steps or self.warnings or self.erased_ms
+        return not told and self.heard_ms is None
+
+    def clear(self) -> None:
+        """Ready for the next user."""
+        self.changes.clear()
+        self.warnings.clear()
+        self.steps.clear()
+        self.ended.clear()
+        self.heard_ms = self.erased_ms = None
 
 
 @dataclass(slots=True)
@@ -123,7 +145,6 @@ class Gathered:
     Records are kept as JSON, which takes a quarter of the memory that their parts take.
     """
 
-    out: Outputs = field(default_factory=Outputs)  # of the chunk or slice at hand
     changes: list[Row] = field(default_factory=list)
     warnings: list[Row] = field(default_factory=list)
     transitions: Counter[Transition] = field(default_factory=Counter)
@@ -135,17 +156,19 @@ class Gathered:
     since: float | None = None  # monotonic time of the first thing that waits
     more: bool = False  # the last chunk was full: more of them wait
 
-    def settle(self) -> None:
-        """Turn what has been said into rows and counts."""
-        for change in self.out.changes:
+    def say(self, key: bytes, changes: Sequence[Any], warnings: Sequence[Any]) -> None:
+        """Turn what was said of a user into rows and counts."""
+        for change in changes:
             transition = change["tag"], change["previous"], change["value"], change["cause"]["kind"]
             self.transitions[transition] += 1
-            self.changes.append((change["user_id"].encode(), orjson.dumps(change)))
-        for warning in self.out.warnings:
-            self.warned[tuple(warning[name] for name in WARNED)] += 1
-            self.warnings.append((warning["user_id"].encode(), orjson.dumps(warning)))
-        self.out.changes.clear()
-        self.out.warnings.clear()
+            self.changes.append((key, orjson.dumps(change)))
+        for warning in warnings:
+            self.count_warning(warning)
+            self.warnings.append((key, orjson.dumps(warning)))
+
+    def count_warning(self, warning: Mapping[str, Any]) -> None:
+        """Count a record of churn-warnings."""
+        self.warned[tuple(warning[name] for name in WARNED)] += 1
 
 
 class Feed:
@@ -210,6 +233,7 @@ class Partition:
         number: int,
         *,
         feeds: Sequence[Feed],
+        profiles: Profiles,
         store: Store,
         journal: Journal,
         position: Position,
@@ -222,6 +246,7 @@ class Partition:
     ) -> None:
         self.number = number
         self.feeds = {feed.name: feed for feed in feeds}
+        self.profiles = profiles
         self.store = store
         self.journal = journal
         self.position = position
@@ -238,9 +263,11 @@ class Partition:
         self._flush_s = settings.flush_ms / 1000
         self._changelog = settings.topic(CHANGELOG)
         self._topics = {
-            name: settings.topic(name) for name in ("tag-changes", "churn-warnings", "dead-letters")
+            name: settings.topic(name)
+            for name in ("tag-changes", "churn-warnings", "dead-letters", "user-tags")
         }
         self._gathered = Gathered()
+        self._out = Outputs()  # of the user at hand
         self._waiting: deque[tuple[str, Chunk, Callable[[], object]]] = deque()
         self._apply_soon = asyncio.Event()
         self._write_soon = asyncio.Event()
@@ -334,16 +361,23 @@ class Partition:
             or any(feed.is_due for feed in self.feeds.values())
         )
 
-    def lookup(self, key: bytes) -> dict[str, Any]:
-        """The user's records by domain, as of the time reached: copies, for reading only."""
+    def lookup(self, key: bytes) -> tuple[Any | None, dict[str, Any]]:
+        """The user's profile, and records by domain, as of the time reached: copies, for reading.
+
+        No profile: nothing is known of the user.
+        """
         records: dict[str, Any] = {}
+        profile, follow = self.profiles.peek(key), self.profiles.table.follow
+        if profile is None:
+            return None, records
         for feed in self.feeds.values():
             user, table = feed.users.peek(key), feed.table
             if user is not None and user.newest_ms >= 0:
-                copy = table.decode(table.encode(user))
-                table.fire(copy, feed.place.time_ms, Outputs())
+                copy, out = table.decode(table.encode(user)), Outputs()
+                table.fire(copy, feed.place.time_ms, out)
+                follow(profile, feed.name, out, copy.clock_ms, None)
                 records[feed.name] = copy
-        return records
+        return profile, records
 
     # -- what comes in
 
@@ -423,9 +457,8 @@ class Partition:
         newest_ms, delay_ms = place.newest_ms, self._delay_ms
         # An event dated ahead counts no more than the clock, and as the clock goes on, more.
         time_ms = max(place.time_ms, min(newest_ms, cap_ms) - delay_ms)
-        users, apply, out = feed.users, feed.table.apply, gathered.out
-        young, changed, changes = users.young, users.changed, out.changes
-        said = len(changes)
+        users, apply, out = feed.users, feed.table.apply, self._out
+        young, changed, changes = users.young, users.changed, gathered.changes
         unusual: Counter[tuple[Any, str]] = Counter()  # outcomes other than "applied"
         behind_s: list[float] = []  # of events behind the partition's time
         for record, event in zip(records, decoded, strict=True):
@@ -448,9 +481,14 @@ class Partition:
                 if outcome == "too_late":
                     self._refuse(feed, record, "too_late", "ts: behind the user's newest event")
                     continue
-                if outcome == "duplicate":
+                if outcome != "late":
                     continue
             changed[key] = user
+            if out.heard_ms is not None or out.steps or out.warnings or out.erased_ms:
+                said = len(changes)
+                self._settle(feed, key, user, event.event_id)
+                if len(changes) != said:
+                    gathered.causes.append((feed.name, record.timestamp))
             if ts_ms < time_ms:
                 behind_s.append((time_ms - ts_ms) / 1000)
             if ts_ms > newest_ms:
@@ -458,13 +496,9 @@ class Partition:
                 reached_ms = (ts_ms if ts_ms < cap_ms else cap_ms) - delay_ms
                 if reached_ms > time_ms:
                     time_ms = reached_ms
-            if len(changes) != said:
-                said = len(changes)
-                gathered.causes.append((feed.name, record.timestamp))
         last = records[-1]
         place.offset, place.timestamp, place.crc = chunk.end, last.timestamp, fingerprint(last)
         place.newest_ms, place.time_ms = newest_ms, time_ms
-        gathered.settle()
         gathered.events += len(records)
         gathered.more = len(chunk.records) >= FULL_CHUNK
         outcomes = _outcomes(decoded, unusual)
@@ -475,6 +509,33 @@ class Partition:
         )
         self._metrics.batch(feed.name, "decode", applying - started)
         self._metrics.batch(feed.name, "apply", time.perf_counter() - applying)
+
+    def _settle(self, feed: Feed, key: bytes, user: Any, event_id: str | None) -> None:
+        """Fold what was said of a user into the profile, and gather all that follows."""
+        out, gathered, position, profiles = self._out, self._gathered, self.position, self.profiles
+        profile = profiles.change(key, user.user_id)
+        was_known, was_tagged = bool(profile.domains), bool(profile.tags)
+        told = profiles.table.follow(profile, feed.name, out, user.clock_ms, event_id)
+        if told:
+            profiles.retell(key)
+            position.tagged += bool(profile.tags) - was_tagged
+        position.users += bool(profile.domains) - was_known
+        gathered.say(key, told, out.warnings)
+        for warning in out.ended:
+            gathered.count_warning(warning)
+        if out.erased_ms:
+            self._forget(feed, key, user, out.erased_ms[0])
+        out.clear()
+
+    def _forget(self, feed: Feed, key: bytes, user: Any, ts_ms: int) -> None:
+        """The user was erased in one domain: mark it, and have the others speak up."""
+        feed.users.erase(user.user_id, ts_ms)
+        for other in self.feeds.values():
+            users = other.users
+            known = users.young.get(key) or users.load(key)
+            if known is not None and other is not feed:
+                known.heard_day = NO_DAY  # what is newer than the erasure lifts its ban
+                users.changed[key] = known
 
     def _misplaced(self, key: bytes, ts_ms: int, latest_ms: int) -> tuple[Code, str] | None:
         settings = self._settings
@@ -511,12 +572,11 @@ class Partition:
         return fired
 
     def _fire(self, feed: Feed) -> bool:
-        users, table, time_ms = feed.users, feed.table, feed.place.time_ms
+        users, time_ms = feed.users, feed.place.time_ms
         due = self.store.due(feed.code, feed.cursor, time_ms, SLICE)
         if not due:
             feed.floor_ms = self.store.first_due(feed.code, feed.cursor)
             return False
-        out = self._gathered.out
         index: list[IndexChange] = []
         for entry in due:
             key = entry[2 + DEADLINE_BYTES :]
@@ -527,11 +587,11 @@ class Partition:
             if users.is_waiting(key):
                 # What the disk says of this user goes with his flush, or not at all. Where that
                 # is under way and nothing is due, the entry goes with it.
-                if table.fire(user, time_ms, out) or key in users.changed:
+                if self._pass_time(feed, key, user) or key in users.changed:
                     users.changed[key] = user
                     users.spend(entry)
                 continue
-            if table.fire(user, time_ms, out) or self._is_done(feed, user):
+            if self._pass_time(feed, key, user) or self._is_done(feed, user):
                 users.changed[key] = user
                 users.spend(entry)
                 continue
@@ -542,11 +602,17 @@ class Partition:
             self.store.write_index(index)
         feed.cursor = due[-1] + b"\0"
         users.trim()
-        self._gathered.settle()
         if users.changed:
             self._gather()
         self._metrics.deadlines_fired(feed.name, len(due))
         return True
+
+    def _pass_time(self, feed: Feed, key: bytes, user: Any) -> bool:
+        """Fire what is due of a user; whether the record has to be written."""
+        fired = feed.table.fire(user, feed.place.time_ms, self._out)
+        if not self._out.is_silent:
+            self._settle(feed, key, user, None)
+        return fired
 
     def _is_done(self, feed: Feed, user: Any) -> bool:
         """Find the next deadline of a user; whether that was the last, which a row has to say."""
@@ -604,6 +670,8 @@ class Partition:
             records, entries = feed.users.take()
             changelog += records
             index += entries
+        profiles, told = self.profiles.take()
+        changelog += profiles
         self._count_population(gathered.transitions)
         self.position.population = [(t, v, n) for (t, v), n in self.population.items()]
         changelog.append((POSITION, _encode_position(self.position)))
@@ -618,6 +686,8 @@ class Partition:
                 outputs[self._topics[topic]] = [
                     (key, (value or b"")[:-1] + emitted_at) for key, value in rows
                 ]
+        if told:
+            outputs[self._topics["user-tags"]] = told
         if gathered.dead:
             outputs[self._topics["dead-letters"]] = gathered.dead
         outputs[self._changelog] = changelog
@@ -629,6 +699,7 @@ class Partition:
             raise
         committed = time.perf_counter()
         self.store.write(changelog, index, applied)
+        self.profiles.written()
         for feed in self.feeds.values():
             feed.users.written(gathered.events)
             if (first := _first_put(feed.code, index)) is not None:

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ async def recover(
         raise StateError(f"{name}: no position row among its records: this is not our changelog")
     position = decode_position(raw) if raw is not None else _first_position(settings, timezone)
     _check_layout(position, settings, timezone, name)
+    _check_erase_key(position, settings.erase_key(), store, name)
     return Recovered(store, applied, position)
 
 
@@ -231,6 +233,17 @@ def _first_position(settings: Settings, timezone: str) -> Position:
         places={},
         population=[],
     )
+
+
+def _check_erase_key(position: Position, key: bytes, store: Store, name: str) -> None:
+    """Marks made with another secret would be found no more, and users come back."""
+    print_ = blake2b(b"erasures", key=key, digest_size=8).hexdigest() if key else ""
+    if position.erase_key != print_ and store.has_erasures:
+        raise LayoutChanged(
+            f"{name}: users were erased under another secret than TAGSTREAM_ERASE_KEY_FILE has"
+            " now, and late or replayed events would bring them back. Set it back"
+        )
+    position.erase_key = print_
 
 
 def _check_layout(position: Position, settings: Settings, timezone: str, name: str) -> None:

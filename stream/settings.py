@@ -241,6 +241,13 @@ class Settings:
         "What moves time when no event comes: the wall clock (wall), or nothing (events).",
         panel="Tags",
     )
+    erase_key_file: Path | None = setting(
+        FILE,
+        None,
+        "A file with the secret (at most 64 bytes) that marks of erased users are made with; the "
+        "same on all workers, for ever. Unset: who has the state can test it for a user id.",
+        panel="State",
+    )
     user_id_pattern: re.Pattern[str] | None = setting(
         EXPRESSION,
         None,
@@ -438,6 +445,26 @@ class Settings:
                 "line is empty; allowed: a file that begins with the password"
             )
         return first
+
+    def erase_key(self) -> bytes:
+        """The secret of ``erase_key_file``, read anew at every call; empty where there is none.
+
+        Raises:
+            SettingError: the file cannot be read, is empty, or holds more than 64 bytes.
+        """
+        path = self.erase_key_file
+        if path is None:
+            return b""
+        try:
+            key = path.read_bytes().strip()
+        except OSError as error:
+            raise SettingError(_unreadable("erase_key_file", path, error)) from error
+        if not 0 < len(key) <= 64:
+            raise SettingError(
+                f"TAGSTREAM_ERASE_KEY_FILE holds '{path}', whose content has {len(key)} bytes; "
+                "allowed: 1 to 64"
+            )
+        return key
 
     def client_options(self) -> dict[str, Any]:
         """What every aiokafka client needs to reach the broker: addresses, TLS and login."""

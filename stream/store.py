@@ -4,11 +4,13 @@ Keys, by their first byte:
 
     r + domain code + user id            a user's record   value: deadline (8 bytes) + record
     b + domain code + number + user id   a block of ids    (as `tables/dedup.py` asks for them)
+    u + user id                          a user's profile: tags of all domains
+    e + domain code + keyed hash         an erasure        value: its time (8 bytes)
     m + name                             a row about the partition itself (positions, layout)
     d + domain code + deadline + user id the deadline index, no value
     x + name                             about this disk, not in the changelog
 
-Rows under r, b and m are the changelog's, byte for byte. The index is derived from the
+Rows under r, b, u, e and m are the changelog's, byte for byte. The index is derived from the
 deadline in front of each record and written in the same WriteBatch; an entry is a hint,
 so a stale one costs a look-up and nothing else. ``x applied`` is the changelog position up
 to which all rows are true.
@@ -20,6 +22,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +42,7 @@ from rocksdict import (
 from stream.errors import StateError
 
 RECORD, BLOCK, META, INDEX, DISK = b"r", b"b", b"m", b"d", b"x"
+PROFILE, ERASURE = b"u", b"e"
 _APPLIED, _USED = DISK + b"applied", DISK + b"used"
 DEADLINE_BYTES = 8
 #: A deadline that never comes; no index entry is kept for it.
@@ -52,6 +56,11 @@ IndexChange = tuple[bytes, bool]
 def record_key(code: bytes, user: bytes) -> bytes:
     """Key of a user's record."""
     return RECORD + code + user
+
+
+def erasure_mark(code: bytes, user_id: str, secret: bytes) -> bytes:
+    """Key of the row that says when a user was erased; it names nobody without ``secret``."""
+    return ERASURE + code + blake2b(user_id.encode(), key=secret, digest_size=16).digest()
 
 
 def index_key(code: bytes, deadline_ms: int, user: bytes) -> bytes:
@@ -283,6 +292,15 @@ class Store:
         """Entries in the index of a domain: a scan of keys, some 0.4 us each."""
         start, end = index_key(code, 0, b""), index_key(code, NEVER, b"")
         return sum(1 for _ in self._from(start, end))
+
+    def any_erased(self, code: bytes) -> bool:
+        """Whether any user was ever erased in a domain."""
+        return next(self._from(ERASURE + code, ERASURE + _after(code)), None) is not None
+
+    @property
+    def has_erasures(self) -> bool:
+        """Whether any user was ever erased in any domain."""
+        return next(self._from(ERASURE, _after(ERASURE)), None) is not None
 
     @property
     def is_empty(self) -> bool:

@@ -23,6 +23,7 @@ from stream.store import (
     IndexChange,
     Row,
     Store,
+    erasure_mark,
     index_key,
     record_key,
 )
@@ -56,11 +57,17 @@ class Table(Protocol):
 class Users:
     """Decoded users by key, and those among them that wait to be written.
 
-    ``allowance()`` is the number of bytes that this object may hold decoded.
+    ``allowance()`` is the number of bytes that this object may hold decoded; ``erase_key`` is
+    what marks of erasures are made with.
     """
 
     def __init__(
-        self, code: bytes, table: Table, store: Store, allowance: Callable[[], int]
+        self,
+        code: bytes,
+        table: Table,
+        store: Store,
+        allowance: Callable[[], int],
+        erase_key: bytes = b"",
     ) -> None:
         self.code = code
         self.table = table
@@ -76,6 +83,10 @@ class Users:
         self.deadlines_pending = store.count_deadlines(code)
         self._blocks: dict[bytes, dict[int, int] | None] = {}  # changed, waiting to be written
         self._blocks_writing: dict[bytes, dict[int, int] | None] = {}
+        self._erasures: dict[bytes, int] = {}  # marks waiting to be written
+        #: Whether anybody was ever erased here: if not, nobody new need be looked up.
+        self._any_erased = store.any_erased(code)
+        self._erase_key = erase_key
         table.blocks = Blocks(self)
 
     # -- looking up
@@ -101,7 +112,21 @@ class Users:
         """A user that was never seen before."""
         user = self.young[key] = self.table.new(user_id)
         self._young_bytes += NEW_USER
+        if self._any_erased:
+            user.erased_ms = self._erased_ms(user_id)
         return user
+
+    def erase(self, user_id: str, ts_ms: int) -> None:
+        """Mark that what the user did up to then is not to be known any more."""
+        self._any_erased = True
+        self._erasures[erasure_mark(self.code, user_id, self._erase_key)] = ts_ms
+
+    def _erased_ms(self, user_id: str) -> int:
+        mark = erasure_mark(self.code, user_id, self._erase_key)
+        if mark in self._erasures:
+            return self._erasures[mark]
+        raw = self._store.get(mark)
+        return -NEVER if raw is None else int.from_bytes(raw, "big")
 
     def peek(self, key: bytes) -> Any | None:
         """The user as it is now, without a place in memory: for look-ups from outside."""
@@ -154,7 +179,9 @@ class Users:
                 rows.append((prefix + key, new.to_bytes(DEADLINE_BYTES, "big") + encode(user)))
         for block_key, ids in self._blocks.items():
             rows.append((block_key, None if ids is None else encode_block(ids)))
-        self._spent = []
+        for mark, ts_ms in self._erasures.items():
+            rows.append((mark, ts_ms.to_bytes(DEADLINE_BYTES, "big")))
+        self._spent, self._erasures = [], {}
         self._writing, self.changed = self.changed, {}
         self._blocks_writing, self._blocks = self._blocks, {}
         return rows, index

@@ -50,6 +50,21 @@ class ProfileRules(Protocol):
     def reads(self) -> frozenset[str]: ...
 
 
+class Said(Protocol):
+    """What a domain says of a user (``tables/table.py``, Outputs)."""
+
+    @property
+    def changes(self) -> list[Change]: ...
+    @property
+    def warnings(self) -> list[dict[str, Any]]: ...
+    @property
+    def steps(self) -> list[tuple[int, int, int]]: ...
+    @property
+    def heard_ms(self) -> int | None: ...
+    @property
+    def erased_ms(self) -> tuple[int, int] | None: ...
+
+
 class Rules(Protocol):
     """The definitions, as far as profiles go."""
 
@@ -96,6 +111,43 @@ class Profiles:
     def new(self, user_id: str) -> Profile:
         """The profile of a user never heard of."""
         return Profile(user_id)
+
+    def follow(
+        self, profile: Profile, domain: str, said: Said, clock_ms: int, event_id: str | None
+    ) -> list[Change]:
+        """Take in all that one domain says of the user; every change in order, ours too.
+
+        ``event_id`` is that of the event applied, None where only time passed; ``clock_ms`` the
+        user's in that domain. Warnings are told the tags that the user has when they are raised.
+        """
+        changes, warnings, heard_ms = said.changes, said.warnings, said.heard_ms
+        told: list[Change] = []
+        change_from = warning_from = 0
+        fresh = False
+        for change_to, warning_to, at_ms in said.steps:
+            group = changes[change_from:change_to]
+            self._complete(warnings[warning_from:warning_to], profile)
+            change_from, warning_from = change_to, warning_to
+            told += group
+            kind = group[0]["cause"]["kind"]
+            if kind == "erase":
+                continue
+            if kind == "event" and heard_ms is not None:
+                fresh = self.heard(profile, domain, heard_ms)
+                heard_ms = None
+            told += self.fold(profile, group, at_ms, always=fresh)
+            fresh = False
+        self._complete(warnings[warning_from:], profile)
+        if said.erased_ms is not None:
+            erased = [change for change in changes if change["cause"]["kind"] == "erase"]
+            told += self.erase(profile, domain, erased, *said.erased_ms)
+        elif heard_ms is not None and self.heard(profile, domain, heard_ms) and event_id:
+            told += self.evaluate(profile, clock_ms, {"kind": "event", "event_id": event_id})
+        return told
+
+    def _complete(self, warnings: Sequence[dict[str, Any]], profile: Profile) -> None:
+        for warning in warnings:
+            warning["tags"] = {name: held.value for name, held in profile.tags.items()}
 
     def heard(self, profile: Profile, domain: str, ts_ms: int) -> bool:
         """An event was applied in ``domain``; whether the tags have to be evaluated for it alone.
@@ -148,12 +200,12 @@ class Profiles:
         return changes
 
     def erase(
-        self, profile: Profile, domain: str, ts_ms: int, changes: Sequence[Change], at_ms: int
+        self, profile: Profile, domain: str, changes: Sequence[Change], ts_ms: int, at_ms: int
     ) -> list[Change]:
         """The user was erased in ``domain`` by an event of ``ts_ms``; what follows from that.
 
-        ``changes`` take back the tags of the domain. Where it was the last one that knew the
-        user, the tags made of tags go too.
+        ``changes`` took back the tags of the domain, at ``at_ms``. Where it was the last one that
+        knew the user, the tags made of tags go too, and nothing stays.
         """
         if domain in profile.domains:
             profile.domains.remove(domain)
@@ -166,6 +218,9 @@ class Profiles:
                 for tag in self._rules.tags
                 if (held := profile.tags.get(tag.name)) is not None
             ]
+            fresh = self.new(profile.user_id)
+            for name in profile.__struct_fields__:
+                setattr(profile, name, getattr(fresh, name))
         return said
 
     def describe(self, profile: Profile) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from tables.identity import identify, is_control
 
 __all__ = ["NEVER", "Outcome", "Outputs", "Table", "TagState", "User"]
 
-Outcome = Literal["applied", "late", "duplicate", "too_late"]
+Outcome = Literal["applied", "late", "duplicate", "too_late", "erased"]
 Cause = dict[str, str]
+Step = tuple[int, int, int]
 
 
 class Definition(Protocol):
@@ -109,18 +110,27 @@ class User(Struct, array_like=True, gc=False):
     tags: dict[str, TagState] = {}
     recent: bytes = b""
     spilled: Spilled | None = None
+    heard_day: int = FIRST_DAY  # the local day of the event last told to the profile
+    erased_ms: int = -NEVER  # what happened up to here is not to be known any more
 
 
 @dataclass(slots=True)
 class Outputs:
     """What there is to emit, in order: JSON-ready records without ``emitted_at``.
 
-    ``erased`` are the users whose records have to go, with all that is kept of them.
+    ``steps`` say how changes and warnings follow each other: each is one evaluation that changed
+    tags, as the number of changes after it, of warnings before it, and its instant.
+    ``heard_ms`` is the time of an event on a local day that its user's profile was not told of;
+    ``erased_ms`` that of an erasure, after which the record has to go, and the user's clock then.
+    ``ended`` are warnings that an erasure ended.
     """
 
     changes: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[dict[str, Any]] = field(default_factory=list)
-    erased: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    heard_ms: int | None = None
+    erased_ms: tuple[int, int] | None = None
+    ended: list[dict[str, Any]] = field(default_factory=list)
 
 
 U = TypeVar("U", bound=User)
@@ -171,6 +181,9 @@ class Table(Generic[U]):
         """Fire those deadlines of ``instant_ms`` that lie at ``due_ms``; whether there were any."""
         return False
 
+    def forget(self, user: U, out: Outputs) -> None:
+        """The user is about to be erased: say what ends with that."""
+
     def adopt(self, user: U) -> None:
         """The definitions changed: drop what the new ones have no use for."""
 
@@ -184,12 +197,14 @@ class Table(Generic[U]):
         """Apply one event: deadlines that come before it first, then it, then the tags.
 
         ``time_ms`` is the partition's time after the event before (``-NEVER`` before the
-        first). "late" is applied too, to its own day; "duplicate" and "too_late" change nothing.
+        first). "late" is applied too, to its own day; all other outcomes change nothing.
         """
         # The hot path of the service: flat on purpose.
         if type(event) is Erase:
             return self._erase(user, event, time_ms, out)
         ts_ms = event.ts
+        if ts_ms <= user.erased_ms:
+            return "erased"
         newest_ms = user.newest_ms
         horizon_ms = newest_ms - self._max_lateness_ms
         if ts_ms <= horizon_ms:
@@ -222,6 +237,9 @@ class Table(Generic[U]):
         values = self._evaluate(user)
         if values != user.values:
             self._emit(user, values, {"kind": "event", "event_id": event.event_id}, out)
+        if day != user.heard_day:
+            user.heard_day = day
+            out.heard_ms = ts_ms
         # deadline_ms will find the next one exactly; until then nothing can be due before this.
         hint_ms = self._day_start_ms(user.today + 1)
         instant_ms = self.instant_ms(user)
@@ -299,16 +317,22 @@ class Table(Generic[U]):
 
     def _erase(self, user: U, event: Event, time_ms: int, out: Outputs) -> Outcome:
         """Take back every tag, and leave the record as if the user had never been heard of."""
+        if event.ts <= user.erased_ms:
+            return "erased"
         if user.rules != self._rules_id:
             self._adopt(user, out)
         self._catch_up(user, event.ts, time_ms, out)
         user.clock_ms = max(user.clock_ms, event.ts)
-        self._emit(user, self._defaults, {"kind": "erase"}, out)
+        if user.values != self._defaults:
+            self._emit(user, self._defaults, {"kind": "erase"}, out)
+        out.erased_ms = event.ts, user.clock_ms
+        self.forget(user, out)
         forget(user, self.blocks)
         fresh = self.new(user.user_id)
+        fresh.deadline_ms = user.deadline_ms  # its entry in the index has to go too
+        fresh.erased_ms = event.ts
         for name in user.__struct_fields__:
             setattr(user, name, getattr(fresh, name))
-        out.erased.append(user.user_id)
         return "applied"
 
     def _adopt(self, user: U, out: Outputs) -> None:
@@ -354,4 +378,5 @@ class Table(Generic[U]):
             if is_control(tag, user_id, definition.control):
                 change["control"] = True
             out.changes.append(change)
+        out.steps.append((len(out.changes), len(out.warnings), effective_ms))
         user.values = values

@@ -29,14 +29,16 @@ from stream.journal import Row
 from stream.local import LocalJournal
 from stream.metrics import Metrics
 from stream.partition import Feed, Partition
+from stream.profiles import Profiles
 from stream.settings import Settings
 from stream.store import Budget
 from stream.users import Users
+from tables import profile
 from tests.reference import by_user, run
 from tests.strategies import DAY_MS, Scene, scenes
 
 CHANGELOG = "tagstream-state-changelog"
-OUTPUTS = ("tag-changes", "churn-warnings", "dead-letters")
+OUTPUTS = ("tag-changes", "churn-warnings", "dead-letters", "user-tags")
 DOMAIN = discover()["purchases"]
 
 
@@ -110,6 +112,7 @@ class Worker:
         partition = Partition(
             0,
             feeds=[feed],
+            profiles=Profiles(profile.Profiles(self.rules), recovered.store, lambda: 1 << 20),
             store=recovered.store,
             journal=journal,
             position=recovered.position,

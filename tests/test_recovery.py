@@ -21,12 +21,14 @@ from stream.events import Decoder, types_of
 from stream.local import LocalJournal
 from stream.metrics import Metrics
 from stream.partition import POSITION, Feed, Partition, Place
+from stream.profiles import Profiles
 from stream.rules import load
 from stream.settings import Settings
 from stream.store import RECORD, Budget, Store
 from stream.users import Users
+from tables import profile
 
-TOPICS = ("purchases", "tag-changes", "churn-warnings", "dead-letters")
+TOPICS = ("purchases", "tag-changes", "churn-warnings", "dead-letters", "user-tags")
 CHANGELOG = "tagstream-state-changelog"
 DAY_MS = 86_400_000
 START_MS = 1_750_000_000_000
@@ -127,6 +129,7 @@ class Bench:
         return Partition(
             0,
             feeds=[feed],
+            profiles=Profiles(profile.Profiles(self.rules), recovered.store, lambda: 1 << 20),
             store=recovered.store,
             journal=journal,
             position=recovered.position,

@@ -288,7 +288,7 @@ def test_definitions_without_churn_leave_nobody_warned():
 
 
 def test_erasure_takes_back_every_tag_and_leaves_nothing():
-    """However old it is, and again and again."""
+    """However old it is; the same one again changes nothing."""
     solo = Solo("orders_total > 0")
     blocks = MemoryBlocks()
     solo.table.blocks = blocks
@@ -300,11 +300,25 @@ def test_erasure_takes_back_every_tag_and_leaves_nothing():
     assert leaving["value"] is False
     assert leaving["cause"] == {"kind": "erase"}
     assert leaving["features"] == {}
-    assert solo.user == solo.table.new("u1")
+    assert solo.out.erased_ms == (solo.ms("2025-01-01 09:00"), solo.ms("2025-04-29 12:19"))
+    fresh = solo.table.new("u1")
+    fresh.erased_ms = solo.ms("2025-01-01 09:00")
+    assert solo.user == fresh
     assert not blocks.rows
-    assert solo.tell("2025-01-01 09:00", "erase") == "applied"
-    assert solo.out.erased == ["u1", "u1"]
+    assert solo.tell("2025-01-01 09:00", "erase") == "erased"
     assert len(solo.out.changes) == 2
+
+
+def test_what_happened_up_to_an_erasure_is_dropped():
+    """At the very instant too; what is newer begins anew."""
+    solo = Solo("orders_total > 1")
+    solo.tell("2025-04-29 09:00")
+    solo.tell("2025-04-29 10:00", "erase")
+    assert solo.tell("2025-04-29 09:30") == "erased"
+    assert solo.tell("2025-04-29 10:00") == "erased"
+    assert solo.tell("2025-04-29 10:01") == "applied"
+    assert solo.says("orders_total") == 1
+    assert solo.changes == []
 
 
 @settings(max_examples=50, deadline=None)

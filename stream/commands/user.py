@@ -93,8 +93,8 @@ async def _read(settings: Settings, user_id: str) -> dict[str, Any] | None:
     key = user_id.encode()
     async with running(dataclasses.replace(settings, time="events"), web=False) as service:
         number = partition_for(key, settings.partitions, settings.partitioner)
-        records = service.ownership.partitions[number].lookup(key)
-        return describe_user(user_id, records, service.domains, service.rules)
+        known = service.ownership.partitions[number].lookup(key)
+        return describe_user(*known, service.domains, service.rules)
 
 
 async def _ask(settings: Settings, user_id: str) -> Found:
