@@ -64,15 +64,28 @@ def test_every_worker_answers_for_every_user(kafka: Kafka, prefix: str, tmp_path
         service.start("a", "b")
         service.send(itertools.islice(purchases(seed=4), 500))
         service.wait_idle()
-        service.changes.read()
-        tags: dict[str, dict[str, object]] = {}
-        for change in (record.decoded() for record in service.changes.records()):
-            tags.setdefault(change["user_id"], {})[change["tag"]] = change["value"]
-        for (user, emitted), worker in itertools.product(
-            itertools.islice(tags.items(), 20), service.workers.values()
-        ):
-            status, body = worker.get(f"/users/{user}")
-            assert status == 200, body
-            told = {name: tag["value"] for name, tag in json.loads(body)["tags"].items()}
-            assert told == {name: value for name, value in emitted.items() if name in told}
+        difference: dict[str, object] = {}
+
+        def told_what_is_emitted() -> bool:
+            """Deadlines go on firing once all events are committed, so both may still move."""
+            service.changes.read()
+            tags: dict[str, dict[str, object]] = {}
+            for change in (record.decoded() for record in service.changes.records()):
+                tags.setdefault(change["user_id"], {})[change["tag"]] = change["value"]
+            for (user, values), (name, worker) in itertools.product(
+                itertools.islice(tags.items(), 20), service.workers.items()
+            ):
+                emitted = {tag: v for tag, v in values.items() if v is not None and v is not False}
+                status, body = worker.get(f"/users/{user}")
+                told = json.loads(body)["tags"] if status == 200 else {}
+                if {tag: held["value"] for tag, held in told.items()} != emitted:
+                    difference.update(worker=name, user=user, told=body, emitted=emitted)
+                    return False
+            return True
+
+        try:
+            service.wait_until(told_what_is_emitted, "every worker to tell what is emitted")
+        except AssertionError as error:
+            error.add_note(f"-- the last difference: {difference}")
+            raise
         service.check()
