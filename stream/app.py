@@ -24,7 +24,7 @@ from stream.chunks import chunk_topic
 from stream.describe import describe_tag, describe_user
 from stream.domains import Domain
 from stream.errors import UsageError
-from stream.events import Decoder, Rejected, future, types_of
+from stream.events import Decoder, Rejected, future, optional_fields, types_of
 from stream.journal import Journal, KafkaJournal, Row
 from stream.lines import Router
 from stream.local import LocalJournal
@@ -74,6 +74,10 @@ class Tagstream:
         self.metrics = Metrics(
             CollectorRegistry(),
             types={name: types_of(domain.events) for name, domain in self.domains.items()},
+            optional={
+                name: {field for each in optional_fields(domain.events).values() for field in each}
+                for name, domain in self.domains.items()
+            },
             partitions=settings.partitions,
         )
         self.metrics.define(

@@ -163,6 +163,19 @@ def types_of(events: Any) -> list[str]:
     return [member.__struct_config__.tag for member in get_args(events) or (events,)]
 
 
+def optional_fields(events: Any) -> dict[type, tuple[str, ...]]:
+    """The fields that an event of each type may leave out, and what shows that it did."""
+    members = get_args(events) or (events,)
+    return {
+        member: tuple(
+            info.name
+            for info in msgspec.structs.fields(member)
+            if info.default is msgspec.UNSET or info.default is None
+        )
+        for member in members
+    }
+
+
 def future(ts_ms: int, now_ms: int) -> bool:
     """Whether an event's time is further ahead of the wall clock than clocks may differ."""
     return ts_ms > now_ms + MAX_AHEAD_MS

@@ -13,11 +13,12 @@ Boundary: knows no Faust, Kafka or HTTP server; it imports no state and owns non
 
 import platform
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version as installed_version
 from itertools import accumulate, permutations
+from types import MappingProxyType
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
@@ -52,12 +53,26 @@ _UNREADABLE = ("too_large", "malformed", "unknown_type")
 _CHUNK_STAGES = ("decode", "apply")
 _FLUSH_STAGES = ("encode", "commit", "persist")
 _FORWARDS = ("ok", "moved", "failed")
+# Figures whose children are known before anything is counted.
+_FIGURES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "active": (("day",), ("week",), ("month",)),
+    "retained": (("1",), ("7",), ("30",)),
+    "inaccurate": (
+        ("purchases", "before_registration"),
+        ("purchases", "negative_spend"),
+        ("purchases", "refund_without_order"),
+    ),
+    "inconsistent": (("purchases", "attribute"),),
+}
+_BY_DOMAIN = frozenset({"inaccurate", "inconsistent"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # Thresholds of objectives (0.5 s, 5 s) are boundaries, so that they can be read off exactly.
 _TO_CHANGE_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
 _BATCH_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 _REQUEST_S = (0.005, 0.025, 0.1, 0.5, 2.5)
+_ARRIVAL_S = (1.0, 10.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0)
+_DWELL_S = tuple(days * 86_400.0 for days in (0.04, 1, 3, 7, 30, 90, 365))
 _REBALANCE_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _LATENESS_S = (0.0, 1.0, 10.0, 60.0, 600.0, 3_600.0, 86_400.0, 604_800.0)
 
@@ -108,6 +123,18 @@ class PartitionView(Protocol):
     @property
     def population(self) -> Mapping[tuple[str, str], int]:
         """Users by ``(tag, value_label(value))``."""
+
+    @property
+    def users(self) -> int:
+        """Users of whom anything is known."""
+
+    @property
+    def tagged(self) -> int:
+        """Those among them with at least one tag."""
+
+    @property
+    def stable(self) -> Mapping[str, int] | None:
+        """Users by tag whose value has been the same for 30 days; None until it is known."""
 
 
 class WorkerView(Protocol):
@@ -163,10 +190,10 @@ def value_label(value: Value) -> str:
 class _Counts:
     """A counter and its children; keys hold the label values in the order of ``labels``."""
 
-    __slots__ = ("_help", "_labels", "_name", "children")
+    __slots__ = ("_help", "labels", "_name", "_unit", "children")
 
-    def __init__(self, name: str, help_: str, *labels: str) -> None:
-        self._name, self._help, self._labels = name, help_, labels
+    def __init__(self, name: str, help_: str, *labels: str, unit: int = 1) -> None:
+        self._name, self._help, self.labels, self._unit = name, help_, labels, unit
         self.children: dict[tuple[str, ...], int] = {} if labels else {(): 0}
 
     def start(self, *key: str) -> None:
@@ -177,19 +204,19 @@ class _Counts:
         self.children[key] = self.children.get(key, 0) + number
 
     def family(self) -> Metric:
-        family = CounterMetricFamily(self._name, self._help, labels=self._labels)
+        family = CounterMetricFamily(self._name, self._help, labels=self.labels)
         for key, number in self.children.items():
-            family.add_metric(key, number)
+            family.add_metric(key, number / self._unit if self._unit > 1 else number)
         return family
 
 
 class _Seconds:
     """A histogram of seconds that takes many equal observations in one step."""
 
-    __slots__ = ("_bounds", "_help", "_labels", "_name", "_texts", "children")
+    __slots__ = ("_bounds", "_help", "labels", "_name", "_texts", "children")
 
     def __init__(self, name: str, help_: str, bounds: tuple[float, ...], *labels: str) -> None:
-        self._name, self._help, self._labels, self._bounds = name, help_, labels, bounds
+        self._name, self._help, self.labels, self._bounds = name, help_, labels, bounds
         self._texts = [floatToGoString(bound) for bound in (*bounds, float("inf"))]
         # Per child: how many in each bucket (the last has no upper bound), and their sum.
         self.children: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
@@ -209,8 +236,19 @@ class _Seconds:
             buckets[bisect_left(self._bounds, seconds)] += weight
             total[0] += seconds * weight
 
+    def observe_sorted(self, key: tuple[str, ...], ascending_ms: Sequence[int]) -> None:
+        """Adds many observations at once, in milliseconds, ascending."""
+        buckets, total = self.children.get(key) or self.start(*key)
+        below = 0
+        for position, bound in enumerate(self._bounds):
+            upto = bisect_right(ascending_ms, bound * 1000)
+            buckets[position] += upto - below
+            below = upto
+        buckets[-1] += len(ascending_ms) - below
+        total[0] += sum(ascending_ms[bisect_right(ascending_ms, 0) :]) / 1000
+
     def family(self) -> Metric:
-        family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
+        family = HistogramMetricFamily(self._name, self._help, labels=self.labels)
         for key, (buckets, total) in self.children.items():
             cumulative = zip(self._texts, map(float, accumulate(buckets)), strict=True)
             family.add_metric(key, list(cumulative), total[0])
@@ -236,6 +274,7 @@ class Metrics(Collector):
 
     Args:
         types: the event types of each domain; others are counted under ``other``.
+        optional: the fields that events of each domain may leave out.
         partitions: how many partitions the settings say there are.
         clock: epoch seconds.
     """
@@ -245,6 +284,7 @@ class Metrics(Collector):
         registry: CollectorRegistry,
         *,
         types: Mapping[str, Collection[str]],
+        optional: Mapping[str, Collection[str]] = MappingProxyType({}),
         partitions: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -318,7 +358,58 @@ class Metrics(Collector):
             _REQUEST_S,
             *("route", "method", "code"),
         )
+        self._arrival = _Seconds(
+            "tagstream_arrival_delay_seconds",
+            "From the time of an event to its append by the broker; 0 where it is dated ahead.",
+            _ARRIVAL_S,
+            "domain",
+        )
+        self._dwell = _Seconds(
+            "tagstream_tag_dwell_seconds",
+            "How long users had a tag with one value, in event time, when that ended.",
+            _DWELL_S,
+            "tag",
+        )
+        self._optional = _Counts(
+            "tagstream_optional_fields_total",
+            "Fields that events may leave out, by whether they did.",
+            *("domain", "field", "present"),
+        )
+        self._figures = {
+            "active": _Counts(
+                "tagstream_active_users_total",
+                "Users who were active, each once in a local day, week (from Monday) and month.",
+                "period",
+            ),
+            "registered": _Counts("tagstream_registered_users_total", "Users who signed up."),
+            "retained": _Counts(
+                "tagstream_retained_users_total",
+                "Users who were active exactly so many local days after they signed up.",
+                "day",
+            ),
+            "orders": _Counts("tagstream_orders_total", "Orders, by the users' tag.", "value"),
+            "spend": _Counts("tagstream_spend_yuan_total", "Amounts of orders.", "value", unit=100),
+            "refunds": _Counts(
+                "tagstream_refunds_yuan_total", "Amounts of refunds.", "value", unit=100
+            ),
+            "churned": _Counts("tagstream_churned_users_total", "Users who churned.", "value"),
+            "reaches": _Counts("tagstream_reaches_total", "Reaches.", "channel", "value"),
+            "responses": _Counts("tagstream_responses_total", "Responses.", "channel", "value"),
+            "inaccurate": _Counts(
+                "tagstream_inaccurate_events_total",
+                "Events applied that disagree with the user's own past.",
+                *("domain", "check"),
+            ),
+            "inconsistent": _Counts(
+                "tagstream_inconsistent_events_total",
+                "Events applied that contradict another of the same instant.",
+                *("domain", "check"),
+            ),
+        }
         self._start_children()
+        for domain, names in optional.items():
+            for name in names:
+                self.optional(domain, name, present=0, absent=0)
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         registry.register(self)
@@ -339,6 +430,11 @@ class Metrics(Collector):
             self._batch.start(ALL, stage)
         for outcome in _FORWARDS:
             self._forwards.start(outcome)
+        for domain in self._types:
+            self._arrival.start(domain)
+        for name, kinds in _FIGURES.items():
+            for kind in kinds:
+                self._figures[name].start(*kind)
 
     # What the worker tells, at start and when it changes.
 
@@ -418,6 +514,32 @@ class Metrics(Collector):
         """Seconds from append to commit of the events that a flush covered."""
         self._to_change.observe((domain,), weighted)
 
+    def figures(self, amounts: Mapping[tuple[str, str, str], int]) -> None:
+        """What operations count: amounts by name, kind, and domain or value of ``breakdown``."""
+        for (name, kind, label), amount in amounts.items():
+            counts = self._figures[name]
+            match len(counts.labels):
+                case 0:
+                    counts.add((), amount)
+                case 1:
+                    counts.add((kind or label,), amount)
+                case _:
+                    counts.add((label, kind) if name in _BY_DOMAIN else (kind, label), amount)
+
+    def dwelt(self, times_ms: Iterable[tuple[str, int]]) -> None:
+        """Tags that users no longer have with the value before, and for how long they did."""
+        for tag, time_ms in times_ms:
+            self._dwell.observe((tag,), ((time_ms / 1000, 1),))
+
+    def arrivals(self, domain: str, delays_ms: Sequence[int]) -> None:
+        """How long the events of a chunk took to arrive, ascending."""
+        self._arrival.observe_sorted((domain,), delays_ms)
+
+    def optional(self, domain: str, field: str, *, present: int, absent: int) -> None:
+        """A field that the events of a chunk may leave out."""
+        self._optional.add((domain, field, "true"), present)
+        self._optional.add((domain, field, "false"), absent)
+
     def deadlines_fired(self, domain: str, number: int) -> None:
         """Deadlines that fired."""
         self._fired.add((domain,), number)
@@ -461,10 +583,12 @@ class Metrics(Collector):
         for counts in (
             *(self._events, self._transitions, self._warnings, self._fired, self._forwards),
             *(self._recovered, self._rebalances, self._produce_failures, self._commit_failures),
+            *(self._optional, *self._figures.values()),
         ):
             yield counts.family()
         for seconds in (
             *(self._to_change, self._lateness, self._batch, self._rebalance, self._requests),
+            *(self._arrival, self._dwell),
         ):
             yield seconds.family()
 
@@ -578,6 +702,25 @@ class Metrics(Collector):
         ):
             yield _gauge(name, help_, "domain", of=(((d,), v) for d, v in values.items()))
         yield self._population(partitions)
+        if partitions:
+            yield _single(
+                "tagstream_users",
+                "Users of whom anything is known.",
+                sum(partition.users for partition in partitions),
+            )
+            yield _single(
+                "tagstream_tagged_users",
+                "Those among them with at least one tag.",
+                sum(partition.tagged for partition in partitions),
+            )
+        surveyed = [partition.stable for partition in partitions if partition.stable is not None]
+        if surveyed and len(surveyed) == len(partitions):
+            yield _gauge(
+                "tagstream_stable_users",
+                "Users who have had a tag with one value for 30 days; looked at once a day.",
+                "tag",
+                of=(((tag,), sum(each.get(tag, 0) for each in surveyed)) for tag in self._tags),
+            )
 
     def _population(self, partitions: tuple[PartitionView, ...]) -> Metric:
         users: Counter[tuple[str, str]] = Counter()

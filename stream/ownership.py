@@ -23,7 +23,7 @@ from faust.types import TP
 
 from stream.domains import Domain
 from stream.errors import Fenced, StateError
-from stream.events import Decoder
+from stream.events import Decoder, optional_fields
 from stream.journal import Journal
 from stream.partition import Feed, Metrics, Partition
 from stream.profiles import Profiles
@@ -187,6 +187,7 @@ class Ownership:
                 position=recovered.position,
                 settings=settings,
                 allowed_delay_ms=self._rules.allowed_delay_ms,
+                breakdown=self._rules.breakdown,
                 metrics=self._metrics,
                 failed=lambda error: self._partition_failed(number, error),
                 now_ms=self._now_ms,
@@ -231,7 +232,8 @@ class Ownership:
         users = Users(domain.code, table, store, self._users_allowance, self._erase_key)
         decoder = Decoder(domain.events, self._settings.user_id_pattern)
         topic = self._settings.topic(domain.name)
-        return Feed(domain.name, topic, domain.code, table, decoder, users)
+        optional = optional_fields(domain.events)
+        return Feed(domain.name, topic, domain.code, table, decoder, users, optional)
 
     def _profiles(self, store: Store) -> Profiles:
         def allowance() -> int:

@@ -19,6 +19,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
@@ -31,7 +32,7 @@ from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
 from stream.journal import Journal, Row
 from stream.metrics import ALL, Transition, Warned, value_label
 from stream.partitioner import partition_for
-from stream.profiles import Profiles
+from stream.profiles import Profiles, Stability
 from stream.settings import Settings
 from stream.store import (
     DEADLINE_BYTES,
@@ -50,6 +51,9 @@ SLICE = 50  # deadlines fired at a time: some milliseconds
 FIRED_USERS = 200  # users that deadlines may change in one transaction: live events wait for it
 WARNED = ("status", "mode", "level", "control", "right", "returned_from")
 PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
+#: Figures that are counted by the value of the tag ``breakdown``.
+BY_VALUE = frozenset({"orders", "spend", "refunds", "reaches", "responses"})
+ABSENT = (None, msgspec.UNSET)  # what a field holds that was left out
 NO_DAY = 10**9  # after every day there is
 FULL_CHUNK = 2_000  # a chunk of this many records says that more is waiting
 
@@ -107,27 +111,33 @@ class Metrics(Protocol):
     def event_to_change(self, domain: str, weighted: Any) -> None: ...
     def deadlines_fired(self, domain: str, number: int) -> None: ...
     def lateness(self, domain: str, weighted: Any) -> None: ...
+    def figures(self, amounts: Mapping[tuple[str, str, str], int]) -> None: ...
+    def dwelt(self, times: Sequence[tuple[str, int]]) -> None: ...
+    def arrivals(self, domain: str, delays_ms: Sequence[int]) -> None: ...
+    def optional(self, domain: str, field: str, *, present: int, absent: int) -> None: ...
     def commit_failed(self) -> None: ...
 
 
 class Outputs:
     """What a domain's logic says of one user: see `tables/table.py`."""
 
-    __slots__ = ("changes", "ended", "erased_ms", "heard_ms", "steps", "warnings")
+    __slots__ = ("changes", "dwelt", "ended", "erased_ms", "figures", "heard", "steps", "warnings")
 
     def __init__(self) -> None:
         self.changes: list[dict[str, Any]] = []
         self.warnings: list[dict[str, Any]] = []
         self.steps: list[tuple[int, int, int]] = []
         self.ended: list[dict[str, Any]] = []
-        self.heard_ms: int | None = None
+        self.figures: list[tuple[str, str, int]] = []
+        self.dwelt: list[tuple[str, int]] = []
+        self.heard: tuple[int, int, bool, bool] | None = None
         self.erased_ms: tuple[int, int] | None = None
 
     @property
     def is_silent(self) -> bool:
         """Nothing was said."""
         told = self.steps or self.warnings or self.erased_ms
-        return not told and self.heard_ms is None
+        return not told and self.heard is None
 
     def clear(self) -> None:
         """Ready for the next user."""
@@ -135,7 +145,8 @@ class Outputs:
         self.warnings.clear()
         self.steps.clear()
         self.ended.clear()
-        self.heard_ms = self.erased_ms = None
+        self.dwelt.clear()
+        self.heard = self.erased_ms = None
 
 
 @dataclass(slots=True)
@@ -149,6 +160,8 @@ class Gathered:
     warnings: list[Row] = field(default_factory=list)
     transitions: Counter[Transition] = field(default_factory=Counter)
     warned: Counter[Warned] = field(default_factory=Counter)
+    figures: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    dwelt: list[tuple[str, int]] = field(default_factory=list)
     dead: list[Row] = field(default_factory=list)
     chunks: list[Callable[[], object]] = field(default_factory=list)  # acknowledge them
     causes: list[tuple[str, int]] = field(default_factory=list)  # domain, append time of a cause
@@ -175,7 +188,14 @@ class Feed:
     """One domain's source in the partition: where it is, its time, its users."""
 
     def __init__(
-        self, name: str, topic: str, code: bytes, table: Table, decoder: Any, users: Users
+        self,
+        name: str,
+        topic: str,
+        code: bytes,
+        table: Table,
+        decoder: Any,
+        users: Users,
+        optional: Mapping[type, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.topic = topic
@@ -188,6 +208,7 @@ class Feed:
         self.floor_ms = 0
         #: The index is looked at from here; what lies before it goes with a flush.
         self.cursor = index_key(code, 0, b"")
+        self.optional = {kind: names for kind, names in optional.items() if names}
         self.lag: int | None = None  # records not applied yet, as last heard from the broker
         self.committed_offset: int | None = None
 
@@ -239,6 +260,7 @@ class Partition:
         position: Position,
         settings: Settings,
         allowed_delay_ms: int,
+        breakdown: str | None = None,
         metrics: Metrics,
         failed: Callable[[BaseException], None],
         now_ms: Callable[[], int],
@@ -253,6 +275,7 @@ class Partition:
         self.population = {(tag, value): n for tag, value, n in position.population}
         self._settings = settings
         self._delay_ms = allowed_delay_ms
+        self._breakdown = breakdown
         self._metrics = metrics
         self._failed = failed
         self._now_ms = now_ms
@@ -268,6 +291,7 @@ class Partition:
         }
         self._gathered = Gathered()
         self._out = Outputs()  # of the user at hand
+        self._stability = Stability(self._zone)
         self._waiting: deque[tuple[str, Chunk, Callable[[], object]]] = deque()
         self._apply_soon = asyncio.Event()
         self._write_soon = asyncio.Event()
@@ -286,6 +310,21 @@ class Partition:
     def domains(self) -> Mapping[str, Feed]:
         """The feeds by name, as a scrape reads them."""
         return self.feeds
+
+    @property
+    def users(self) -> int:
+        """Users of whom anything is known."""
+        return self.position.users
+
+    @property
+    def tagged(self) -> int:
+        """Those among them with at least one tag."""
+        return self.position.tagged
+
+    @property
+    def stable(self) -> Mapping[str, int] | None:
+        """Users by tag whose value has been the same for long; None until they were looked at."""
+        return self._stability.users
 
     # -- life cycle
 
@@ -422,9 +461,10 @@ class Partition:
                 else:
                     self._gathered.chunks.append(ack)
                 self._fire_slice()
+                self._survey()
                 await asyncio.sleep(0)
                 continue
-            elif self._fire_slice():
+            elif self._fire_slice() or self._survey():
                 await asyncio.sleep(0)
                 continue
             if self.is_idle:
@@ -484,11 +524,13 @@ class Partition:
                 if outcome != "late":
                     continue
             changed[key] = user
-            if out.heard_ms is not None or out.steps or out.warnings or out.erased_ms:
+            if out.heard is not None or out.steps or out.warnings or out.erased_ms:
                 said = len(changes)
                 self._settle(feed, key, user, event.event_id)
                 if len(changes) != said:
                     gathered.causes.append((feed.name, record.timestamp))
+            if out.figures:
+                self._tally(feed, key, user)
             if ts_ms < time_ms:
                 behind_s.append((time_ms - ts_ms) / 1000)
             if ts_ms > newest_ms:
@@ -507,6 +549,7 @@ class Partition:
         self._metrics.lateness(
             feed.name, [(0.0, applied - len(behind_s)), *((s, 1) for s in behind_s)]
         )
+        self._measure(feed, records, decoded)
         self._metrics.batch(feed.name, "decode", applying - started)
         self._metrics.batch(feed.name, "apply", time.perf_counter() - applying)
 
@@ -521,11 +564,57 @@ class Partition:
             position.tagged += bool(profile.tags) - was_tagged
         position.users += bool(profile.domains) - was_known
         gathered.say(key, told, out.warnings)
+        for warning in out.warnings:
+            if warning["status"] == "churned":
+                name = self._breakdown
+                value = "" if name is None else value_label(warning["tags"].get(name))
+                gathered.figures["churned", "", value] += 1
+        gathered.dwelt += out.dwelt
         for warning in out.ended:
             gathered.count_warning(warning)
         if out.erased_ms:
             self._forget(feed, key, user, out.erased_ms[0])
         out.clear()
+
+    def _tally(self, feed: Feed, key: bytes, user: Any) -> None:
+        """Count what operations ask for, by the value of the user's tag where they do."""
+        figures, value = self._gathered.figures, None
+        for name, kind, amount in self._out.figures:
+            if name not in BY_VALUE:
+                figures[name, kind, feed.name] += amount
+                continue
+            if value is None:
+                value = value_label(self._group(feed, key, user))
+            figures[name, kind, value] += amount
+        self._out.figures.clear()
+
+    def _group(self, feed: Feed, key: bytes, user: Any) -> Any:
+        """The value of the tag by which figures are broken down."""
+        name = self._breakdown
+        if name is None:
+            return ""
+        position = feed.table.positions.get(name)
+        if position is not None:
+            return user.values[position]
+        held = self.profiles.of(key, user.user_id).tags.get(name)
+        return None if held is None else held.value
+
+    def _measure(self, feed: Feed, records: Sequence[Any], decoded: Sequence[Any]) -> None:
+        """What a chunk tells of the quality of its events."""
+        usable = [event for event in decoded if event.__class__ is not Rejected]
+        self._metrics.arrivals(
+            feed.name,
+            sorted(
+                record.timestamp - event.ts
+                for record, event in zip(records, decoded, strict=True)
+                if event.__class__ is not Rejected
+            ),
+        )
+        for kind, names in feed.optional.items():
+            own = [event for event in usable if event.__class__ is kind]
+            for name in names if own else ():
+                absent = sum(1 for event in own if getattr(event, name) in ABSENT)
+                self._metrics.optional(feed.name, name, present=len(own) - absent, absent=absent)
 
     def _forget(self, feed: Feed, key: bytes, user: Any, ts_ms: int) -> None:
         """The user was erased in one domain: mark it, and have the others speak up."""
@@ -606,6 +695,11 @@ class Partition:
             self._gather()
         self._metrics.deadlines_fired(feed.name, len(due))
         return True
+
+    def _survey(self) -> bool:
+        """Look at some profiles, all of them once a day: who has had which tag for long."""
+        time_ms = max(feed.place.time_ms for feed in self.feeds.values())
+        return self._stability.look(self.store, self.profiles.table, time_ms)
 
     def _pass_time(self, feed: Feed, key: bytes, user: Any) -> bool:
         """Fire what is due of a user; whether the record has to be written."""
@@ -725,6 +819,8 @@ class Partition:
         metrics.batch(ALL, "persist", persist_s)
         metrics.transitions(gathered.transitions.elements())
         metrics.warnings(gathered.warned.elements())
+        metrics.figures(gathered.figures)
+        metrics.dwelt(gathered.dwelt)
         waits: dict[str, list[tuple[float, int]]] = {}
         for name, appended_ms in gathered.causes:
             waits.setdefault(name, []).append((max(0, now_ms - appended_ms) / 1000, 1))

@@ -5,13 +5,19 @@ has been written, and memory is bounded by two generations. What is in a profile
 `tables/profile.py`; here it is bytes under ``u`` and the user's key.
 """
 
+from collections import Counter
 from collections.abc import Callable
+from datetime import datetime, time, timedelta
 from typing import Any, Protocol
+from zoneinfo import ZoneInfo
 
 import orjson
 
 from stream.journal import Row as Output
 from stream.store import PROFILE, Row, Store
+
+STABLE_MS = 30 * 86_400_000  # a tag held so long with one value is stable
+SURVEYED = 200  # profiles looked at in one go: less than a millisecond
 
 TYPICAL_PROFILE = 1_500  # bytes in memory of one with a handful of tags
 
@@ -44,12 +50,16 @@ class Profiles:
         self._writing: dict[bytes, Any] = {}
         self._retold: set[bytes] = set()  # those whose tags changed
 
-    def change(self, key: bytes, user_id: str) -> Any:
-        """The profile of a user, made where there is none; it will be written."""
+    def of(self, key: bytes, user_id: str) -> Any:
+        """The profile of a user, for reading; a new one where there is none."""
         profile = self._young.get(key)
         if profile is None:
             profile = self._young[key] = self._find(key) or self.table.new(user_id)
-        self._changed[key] = profile
+        return profile
+
+    def change(self, key: bytes, user_id: str) -> Any:
+        """The profile of a user, made where there is none; it will be written."""
+        profile = self._changed[key] = self.of(key, user_id)
         return profile
 
     def retell(self, key: bytes) -> None:
@@ -91,3 +101,43 @@ class Profiles:
         self._writing = {}
         if len(self._young) * 2 * TYPICAL_PROFILE > self._allowance():
             self._old, self._young = self._young, dict(self._changed)
+
+
+class Stability:
+    """How many users have had each tag with one value for 30 days, counted once a local day.
+
+    All profiles that were written are looked at, some at a time, as of the moment the day's survey
+    began; between two surveys the figures stand.
+    """
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self.users: dict[str, int] | None = None
+        self._zone = zone
+        self._next_ms = 0  # when the next survey begins
+        self._since_ms = 0
+        self._cursor = b""  # empty: no survey is under way
+        self._counted: Counter[str] = Counter()
+
+    def _begin(self, time_ms: int) -> None:
+        tomorrow = datetime.fromtimestamp(time_ms / 1000, self._zone).date() + timedelta(days=1)
+        start = datetime.combine(tomorrow, time(), self._zone)
+        self._next_ms = int(start.timestamp() * 1000)
+        self._since_ms, self._cursor = time_ms - STABLE_MS, PROFILE
+        self._counted.clear()
+
+    def look(self, store: Store, table: Table, time_ms: int) -> bool:
+        """Go on; whether there was anything to do. ``time_ms`` is the time reached."""
+        if not self._cursor:
+            if time_ms < self._next_ms:
+                return False
+            self._begin(time_ms)
+        rows = store.page(PROFILE, self._cursor, SURVEYED)
+        for _, raw in rows:
+            for name, held in table.decode(raw).tags.items():
+                if held.since_ms <= self._since_ms:
+                    self._counted[name] += 1
+        if len(rows) < SURVEYED:
+            self.users, self._cursor = dict(self._counted), b""
+        else:
+            self._cursor = rows[-1][0] + b"\0"
+        return True

@@ -127,6 +127,7 @@ class ProfileRules:
 class Rules:
     """One file of definitions.
 
+    ``breakdown`` is the tag by whose value operating figures are counted.
     ``fingerprint`` is equal for files that make the same outputs of the same events, whatever
     their titles, descriptions and layout. ``source`` is the text itself. ``warnings`` are
     lines for its author.
@@ -138,6 +139,7 @@ class Rules:
     allowed_delay_ms: int
     attributes: tuple[str, ...]
     churn: Churn | None
+    breakdown: str | None
     tags: tuple[Definition, ...]
     fingerprint: str
     source: str
@@ -191,7 +193,7 @@ class _File:
             return None
         found = root.fields(
             ("version", "timezone", "tags"),
-            ("max_lateness", "allowed_delay", "attributes", "churn"),
+            ("max_lateness", "allowed_delay", "attributes", "churn", "breakdown"),
         )
         version = _read(found, "version", Entry.whole, None)
         timezone = _read(found, "timezone", _timezone, None)
@@ -200,6 +202,7 @@ class _File:
         attributes = _read(found, "attributes", self._attributes, ())
         churn = _read(found, "churn", _churn, None)
         tags = _read(found, "tags", self._tags, ())
+        breakdown = _read(found, "breakdown", lambda entry: self._breakdown(entry, tags), None)
         if self.document.problems or version is None or timezone is None:
             return None
         churn_key = [churn.mode, churn.after_ms, churn.lead_ms, churn.control] if churn else None
@@ -211,6 +214,7 @@ class _File:
             allowed_delay_ms=allowed_delay_ms,
             attributes=attributes,
             churn=churn,
+            breakdown=breakdown,
             tags=tags,
             fingerprint=_fingerprint([*deciding, [_deciding(tag) for tag in tags]]),
             source=text,
@@ -221,6 +225,13 @@ class _File:
             },
             profile=_profile(tags),
         )
+
+    def _breakdown(self, entry: Entry, tags: Sequence[Definition]) -> str | None:
+        name = entry.text("the name of a tag")
+        names = [tag.name for tag in tags]
+        if name is not None and name not in names:
+            entry.problem(f"no tag '{name}' is defined{did_you_mean(name, names)}")
+        return name
 
     def _attributes(self, entry: Entry) -> tuple[str, ...]:
         keepers = {

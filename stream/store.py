@@ -278,6 +278,11 @@ class Store:
         for iterator in self._from(prefix, _after(prefix)):
             yield iterator.key(), iterator.value()
 
+    def page(self, prefix: bytes, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to ``limit`` rows from the key ``start`` on whose keys begin with ``prefix``."""
+        found = islice(self._from(start, _after(prefix)), limit)
+        return [(iterator.key(), iterator.value()) for iterator in found]
+
     def due(self, code: bytes, start: bytes, until_ms: int, limit: int) -> list[bytes]:
         """Up to ``limit`` index keys from ``start`` on with deadline <= ``until_ms``, in order."""
         end = index_key(code, until_ms + 1, b"")

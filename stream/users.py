@@ -45,6 +45,7 @@ class Table(Protocol):
 
     name: str
     blocks: Any
+    positions: dict[str, int]
 
     def new(self, user_id: str) -> Any: ...
     def decode(self, raw: bytes) -> Any: ...

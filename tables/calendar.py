@@ -19,11 +19,13 @@ NEVER: Final = 2**62
 
 DAY_MS: Final = 86_400_000
 
+EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
+"""What to add to a day to have what ``datetime.date`` calls its ordinal."""
+
 _QUARTER_MS: Final = 900_000
 _CACHED: Final = 65_536  # entries: quarter hours of 22 months in about 6 MiB
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
-_LAST_DAY: Final = date(9998, 12, 31).toordinal() - _EPOCH_ORDINAL
+_LAST_DAY: Final = date(9998, 12, 31).toordinal() - EPOCH_ORDINAL
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
@@ -90,7 +92,7 @@ class Calendar:
         return (_EPOCH + ts_ms * _MILLISECOND).astimezone(self._zone)
 
     def _date(self, ts_ms: int) -> int:
-        return self._local(ts_ms).toordinal() - _EPOCH_ORDINAL
+        return self._local(ts_ms).toordinal() - EPOCH_ORDINAL
 
     def _look_up_day(self, ts_ms: int) -> int:
         quarter = ts_ms // _QUARTER_MS
@@ -110,7 +112,7 @@ class Calendar:
     def _look_up_start(self, day: int) -> int:
         if day > _LAST_DAY:
             return NEVER
-        midnight = datetime.combine(date.fromordinal(day + _EPOCH_ORDINAL), time(), self._zone)
+        midnight = datetime.combine(date.fromordinal(day + EPOCH_ORDINAL), time(), self._zone)
         # Of an ambiguous midnight the first; of one left out, the instant the clocks were set.
         start_ms = (midnight - _EPOCH) // _MILLISECOND
         if self._date(start_ms - 1) >= day:  # set forward from before midnight to after it
@@ -128,4 +130,4 @@ class Calendar:
 
 
 def _date_text(day: int) -> str:
-    return date.fromordinal(day + _EPOCH_ORDINAL).isoformat()
+    return date.fromordinal(day + EPOCH_ORDINAL).isoformat()

@@ -3,7 +3,7 @@
 Decoding checks types, lengths and ranges; ``check`` settles what a type cannot say.
 """
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
@@ -16,7 +16,14 @@ else:
 
 
 class Event(Struct, tag_field="type", kw_only=True, gc=False):
-    """One thing that happened to one user; ``ts`` in epoch milliseconds."""
+    """One thing that happened to one user; ``ts`` in epoch milliseconds.
+
+    ``is_activity``: the user did it, and was active that day; ``is_registration``: and began to be
+    a user. A field that may be left out has the default ``UNSET``, so that it shows.
+    """
+
+    is_activity: ClassVar[bool] = True
+    is_registration: ClassVar[bool] = False
 
     event_id: Id
     user_id: Id
@@ -28,3 +35,5 @@ class Event(Struct, tag_field="type", kw_only=True, gc=False):
 
 class Erase(Event, tag="erase"):
     """The user's right to be forgotten: everything up to ``ts`` goes."""
+
+    is_activity: ClassVar[bool] = False

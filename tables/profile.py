@@ -8,22 +8,41 @@ may differ from run to run; where it ends does not.
 
 From the first domain's erasure until a newer event, the tags made of tags may only leave.
 
+Here too is counted what operations ask of all domains together: on which local days a user was
+active, and when the user signed up. Counted once whatever comes late or again: a user in a day, in
+a week from Monday, in a month; somebody who signed up; one who was active exactly 1, 7 or 30 days
+after that.
+
 Pure: no Kafka, files or wall clock here. One record per user, kept beside those of the domains.
 """
 
+from calendar import monthrange
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from msgspec import Struct, msgpack
 
-from tables.calendar import NEVER, calendar_of
+from tables.calendar import EPOCH_ORDINAL, NEVER, calendar_of
+from tables.features import FIRST_DAY
 from tables.identity import identify, is_control
 
 PROFILE: Final = "profile"
 
+RETAINED: Final = (1, 7, 30)
+"""Days after signing up on which being active is counted."""
+
+KEPT_DAYS: Final = 62
+"""Local days that a profile knows of: what comes later than that is not counted as activity."""
+
+_KNOWN: Final = (1 << KEPT_DAYS) - 1
+
 ERASED: Final = {"kind": "erase"}
 
 Change = dict[str, Any]
+Dwelt = tuple[str, int]
+"""A tag, and for how many ms a user had it with one value."""
 
 
 class Definition(Protocol):
@@ -60,9 +79,13 @@ class Said(Protocol):
     @property
     def steps(self) -> list[tuple[int, int, int]]: ...
     @property
-    def heard_ms(self) -> int | None: ...
+    def heard(self) -> tuple[int, int, bool, bool] | None: ...
     @property
     def erased_ms(self) -> tuple[int, int] | None: ...
+    @property
+    def figures(self) -> list[tuple[str, str, int]]: ...
+    @property
+    def dwelt(self) -> list[Dwelt]: ...
 
 
 class Rules(Protocol):
@@ -87,7 +110,8 @@ class Profile(Struct, array_like=True, gc=False):
     """What is kept of a user over all domains. Times in epoch ms.
 
     ``tags`` are those set now, of all domains and made of tags. ``numbers`` counts the changes
-    of each tag made of tags. ``domains`` are those with a record of the user.
+    of each tag made of tags. ``domains`` are those with a record of the user. Bit n of
+    ``activity`` says whether the user was active n days before ``active_day``, the last such day.
     """
 
     user_id: str
@@ -96,6 +120,62 @@ class Profile(Struct, array_like=True, gc=False):
     domains: list[str] = []
     updated_ms: int = -NEVER  # of the last change; before all time until the first
     erased_ms: int = -NEVER  # of an erasure that nothing newer has followed yet
+    active_day: int = FIRST_DAY
+    activity: int = 0
+    registered_day: int | None = None
+
+
+def _hold(profile: Profile, name: str, value: Any, at_ms: int, dwelt: list[Dwelt]) -> None:
+    """The user has the tag with this value from now on, or not at all."""
+    before = profile.tags.pop(name, None)
+    if before is not None:
+        dwelt.append((name, max(0, at_ms - before.since_ms)))
+    if value is not None and value is not False:
+        profile.tags[name] = Held(value, at_ms)
+
+
+def _register(profile: Profile, day: int, figures: list[tuple[str, str, int]]) -> None:
+    """The user signed up on a local day; only the first time counts."""
+    if profile.registered_day is not None:
+        return
+    profile.registered_day = day
+    figures.append(("registered", "", 1))
+    for later in RETAINED:
+        if profile.activity & _bits(profile, day + later, 1):
+            figures.append(("retained", str(later), 1))
+
+
+def _activate(profile: Profile, day: int, figures: list[tuple[str, str, int]]) -> None:
+    """The user was active on a local day; what that adds is counted, once."""
+    passed = day - profile.active_day
+    if passed > 0:
+        profile.activity = profile.activity << passed & _KNOWN if passed < KEPT_DAYS else 0
+        profile.active_day = day
+    active, bit = profile.activity, _bits(profile, day, 1)
+    if not bit or active & bit:
+        return  # known, or too old to know
+    profile.activity = active | bit
+    figures.append(("active", "day", 1))
+    for period, first, days in _periods(day):
+        if not active & _bits(profile, first, days):
+            figures.append(("active", period, 1))
+    if profile.registered_day is not None and day - profile.registered_day in RETAINED:
+        figures.append(("retained", str(day - profile.registered_day), 1))
+
+
+def _bits(profile: Profile, first: int, days: int) -> int:
+    """Those bits of a profile's activity that stand for ``days`` days from ``first`` on."""
+    oldest = min(profile.active_day - first, KEPT_DAYS - 1)
+    newest = max(profile.active_day - first - days + 1, 0)
+    return (1 << oldest + 1) - (1 << newest) if oldest >= newest else 0
+
+
+@lru_cache(maxsize=1_024)
+def _periods(day: int) -> tuple[tuple[str, int, int], ...]:
+    """The week and the month of a local day: name, first day, number of days."""
+    on = date.fromordinal(day + EPOCH_ORDINAL)
+    week = day - on.weekday()
+    return ("week", week, 7), ("month", day - on.day + 1, monthrange(on.year, on.month)[1])
 
 
 class Profiles:
@@ -120,7 +200,7 @@ class Profiles:
         ``event_id`` is that of the event applied, None where only time passed; ``clock_ms`` the
         user's in that domain. Warnings are told the tags that the user has when they are raised.
         """
-        changes, warnings, heard_ms = said.changes, said.warnings, said.heard_ms
+        changes, warnings, heard = said.changes, said.warnings, said.heard
         told: list[Change] = []
         change_from = warning_from = 0
         fresh = False
@@ -132,17 +212,24 @@ class Profiles:
             kind = group[0]["cause"]["kind"]
             if kind == "erase":
                 continue
-            if kind == "event" and heard_ms is not None:
-                fresh = self.heard(profile, domain, heard_ms)
-                heard_ms = None
-            told += self.fold(profile, group, at_ms, always=fresh)
+            if kind == "event" and heard is not None:
+                fresh = self.heard(profile, domain, heard[0])
+                heard = None
+            told += self.fold(profile, group, at_ms, said.dwelt, always=fresh)
             fresh = False
         self._complete(warnings[warning_from:], profile)
         if said.erased_ms is not None:
             erased = [change for change in changes if change["cause"]["kind"] == "erase"]
-            told += self.erase(profile, domain, erased, *said.erased_ms)
-        elif heard_ms is not None and self.heard(profile, domain, heard_ms) and event_id:
-            told += self.evaluate(profile, clock_ms, {"kind": "event", "event_id": event_id})
+            told += self.erase(profile, domain, erased, *said.erased_ms, said.dwelt)
+        elif heard is not None and self.heard(profile, domain, heard[0]) and event_id:
+            cause = {"kind": "event", "event_id": event_id}
+            told += self.evaluate(profile, clock_ms, cause, said.dwelt)
+        if said.heard is not None:
+            _, day, is_activity, is_registration = said.heard
+            if is_registration:
+                _register(profile, day, said.figures)
+            if is_activity:
+                _activate(profile, day, said.figures)
         return told
 
     def _complete(self, warnings: Sequence[dict[str, Any]], profile: Profile) -> None:
@@ -163,27 +250,32 @@ class Profiles:
         return fresh
 
     def fold(
-        self, profile: Profile, changes: Sequence[Change], at_ms: int, *, always: bool = False
+        self,
+        profile: Profile,
+        changes: Sequence[Change],
+        at_ms: int,
+        dwelt: list[Dwelt],
+        *,
+        always: bool = False,
     ) -> list[Change]:
         """Take in what one event or deadline changed in a domain; what changes in consequence.
 
         ``always``: the tags made of tags may change even if none of these is read by one.
         """
-        tags, reads = profile.tags, self._rules.reads
+        reads = self._rules.reads
         concerned = always
         for change in changes:
-            name, value = change["tag"], change["value"]
-            if value is None or value is False:
-                tags.pop(name, None)
-            else:
-                tags[name] = Held(value, at_ms)
-            concerned = concerned or name in reads
+            _hold(profile, change["tag"], change["value"], at_ms, dwelt)
+            concerned = concerned or change["tag"] in reads
         profile.updated_ms = max(profile.updated_ms, at_ms)
         if not concerned or not self._rules.tags:
             return []
-        return self.evaluate(profile, at_ms, {"kind": "tag", "change_id": changes[-1]["change_id"]})
+        cause = {"kind": "tag", "change_id": changes[-1]["change_id"]}
+        return self.evaluate(profile, at_ms, cause, dwelt)
 
-    def evaluate(self, profile: Profile, at_ms: int, cause: Mapping[str, str]) -> list[Change]:
+    def evaluate(
+        self, profile: Profile, at_ms: int, cause: Mapping[str, str], dwelt: list[Dwelt]
+    ) -> list[Change]:
         """Bring the tags made of tags up to date, in order; a record of each that changed."""
         rules, tags = self._rules, profile.tags
         values = {**rules.unset, **{name: held.value for name, held in tags.items()}}
@@ -196,11 +288,18 @@ class Profiles:
             if value != previous:
                 evidence = {read: values[read] for read in tag.features}
                 values[name] = value
+                _hold(profile, name, value, at_ms, dwelt)
                 changes.append(self._change(profile, tag, value, previous, at_ms, cause, evidence))
         return changes
 
     def erase(
-        self, profile: Profile, domain: str, changes: Sequence[Change], ts_ms: int, at_ms: int
+        self,
+        profile: Profile,
+        domain: str,
+        changes: Sequence[Change],
+        ts_ms: int,
+        at_ms: int,
+        dwelt: list[Dwelt],
     ) -> list[Change]:
         """The user was erased in ``domain`` by an event of ``ts_ms``; what follows from that.
 
@@ -210,14 +309,13 @@ class Profiles:
         if domain in profile.domains:
             profile.domains.remove(domain)
         profile.erased_ms = max(profile.erased_ms, ts_ms)
-        said = self.fold(profile, changes, at_ms) if changes else []
+        said = self.fold(profile, changes, at_ms, dwelt) if changes else []
         if not profile.domains:
-            unset = self._rules.unset
-            said += [
-                self._change(profile, tag, unset[tag.name], held.value, at_ms, ERASED, {})
-                for tag in self._rules.tags
-                if (held := profile.tags.get(tag.name)) is not None
-            ]
+            for tag in self._rules.tags:
+                held, value = profile.tags.get(tag.name), self._rules.unset[tag.name]
+                if held is not None:
+                    _hold(profile, tag.name, value, at_ms, dwelt)
+                    said.append(self._change(profile, tag, value, held.value, at_ms, ERASED, {}))
             fresh = self.new(profile.user_id)
             for name in profile.__struct_fields__:
                 setattr(profile, name, getattr(fresh, name))
@@ -247,10 +345,6 @@ class Profiles:
     ) -> Change:
         name, user_id = tag.name, profile.user_id
         number = profile.numbers[name] = profile.numbers.get(name, 0) + 1
-        if value is None or value is False:
-            del profile.tags[name]
-        else:
-            profile.tags[name] = Held(value, at_ms)
         profile.updated_ms = max(profile.updated_ms, at_ms)
         change = {
             "change_id": identify(user_id, PROFILE, name, number, value, at_ms, cause),

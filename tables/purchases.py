@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
-from msgspec import Meta, field
+from msgspec import UNSET, Meta, UnsetType, field
 
 from tables.churn import ChurnState, Silence
 from tables.event import Erase
@@ -47,11 +47,13 @@ else:
 
 
 class _Profiled(AnyEvent):
-    attributes: dict[str, Attribute] = {}
+    attributes: dict[str, Attribute] | UnsetType = UNSET
 
 
 class Registered(_Profiled, tag="registered"):
     """The user signed up; may carry attributes."""
+
+    is_registration: ClassVar[bool] = True
 
 
 class Updated(_Profiled, tag="updated"):
@@ -69,7 +71,7 @@ class _Paid(AnyEvent):
 class Order(_Paid, tag="order"):
     """The user bought something."""
 
-    coupon: bool = False
+    coupon: bool | UnsetType = UNSET
 
 
 class Refund(_Paid, tag="refund"):
@@ -326,13 +328,19 @@ class Purchases(Table[Buyer]):
 
     def take(self, user: Buyer, event: AnyEvent, day: int, out: Outputs) -> None:
         """Apply an event to the record."""
+        registered_ms = user.registered_ms
+        if registered_ms is not None and event.ts < registered_ms:
+            out.figures.append(("inaccurate", "before_registration", 1))
         if isinstance(event, Order):
             self._order(user, event, day, out)
         elif isinstance(event, Refund):
             entry = self._entry(user, day)
             _add(user.refund_fen, entry, event.amount_fen)
+            self._doubt(user, out)
+            if self._breaks_down:
+                out.figures.append(("refunds", "", event.amount_fen))
         elif isinstance(event, Registered | Updated):
-            self._profile(user, event, day)
+            self._profile(user, event, day, out)
 
     def instant_ms(self, user: Buyer) -> int:
         """The next churn deadline."""
@@ -363,7 +371,7 @@ class Purchases(Table[Buyer]):
         else:
             _add(orders, entry, 1)
             _add(user.amount_fen, entry, amount_fen)
-            _add(user.coupons, entry, int(event.coupon))
+            _add(user.coupons, entry, 1 if event.coupon else 0)
             _add(user.active, entry, int(is_first_of_day))
         if is_first_of_day:
             _join_run(user, entry, day)
@@ -375,16 +383,27 @@ class Purchases(Table[Buyer]):
             user.first_ms, user.first_day = ts_ms, day
         if self._churn:
             out.warnings += self._churn.order(user, ts_ms, moves=moves)
+        if self._breaks_down:
+            out.figures += (("orders", "", 1), ("spend", "", amount_fen))
 
-    def _profile(self, user: Buyer, event: Registered | Updated, day: int) -> None:
+    def _doubt(self, user: Buyer, out: Outputs) -> None:
+        """Say what cannot be true of a refund that was applied."""
+        if not user.orders[-1]:
+            out.figures.append(("inaccurate", "refund_without_order", 1))
+        elif user.refund_fen[-1] > user.amount_fen[-1]:
+            out.figures.append(("inaccurate", "negative_spend", 1))
+
+    def _profile(self, user: Buyer, event: Registered | Updated, day: int, out: Outputs) -> None:
         ts_ms = event.ts
-        if isinstance(event, Registered) and (
-            user.registered_ms is None or ts_ms < user.registered_ms
-        ):
-            user.registered_ms, user.registered_day = ts_ms, day
-        for name, value in event.attributes.items():
+        if isinstance(event, Registered):
+            user.heard_day = NO_DAY  # it is news also on a day that was heard of
+            if user.registered_ms is None or ts_ms < user.registered_ms:
+                user.registered_ms, user.registered_day = ts_ms, day
+        for name, value in (event.attributes or {}).items():
             if name in self._declared:
                 known = user.attributes.get(name)
+                if known is not None and ts_ms == known[0] and value != known[1]:
+                    out.figures.append(("inconsistent", "attribute", 1))
                 if known is None or ts_ms >= known[0]:
                     # A removal is kept too, or an older value that comes late would undo it.
                     user.attributes[name] = (ts_ms, value)

@@ -12,7 +12,7 @@ the next event. Domains subclass ``Table`` and ``User``; no Kafka, files or wall
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar
 from zlib import crc32
 
 from msgspec import Struct, msgpack
@@ -28,6 +28,12 @@ __all__ = ["NEVER", "Outcome", "Outputs", "Table", "TagState", "User"]
 Outcome = Literal["applied", "late", "duplicate", "too_late", "erased"]
 Cause = dict[str, str]
 Step = tuple[int, int, int]
+Heard = tuple[int, int, bool, bool]
+Figure = tuple[str, str, int]
+
+
+PASSIVE: Final = FIRST_DAY + 1
+"""The day of a user who was heard of, and never active."""
 
 
 class Definition(Protocol):
@@ -81,6 +87,8 @@ class Rules(Protocol):
     @property
     def churn(self) -> Churn | None: ...
     @property
+    def breakdown(self) -> str | None: ...
+    @property
     def fingerprint(self) -> str: ...
     def domain(self, name: str) -> DomainRules: ...
 
@@ -120,7 +128,10 @@ class Outputs:
 
     ``steps`` say how changes and warnings follow each other: each is one evaluation that changed
     tags, as the number of changes after it, of warnings before it, and its instant.
-    ``heard_ms`` is the time of an event on a local day that its user's profile was not told of;
+    ``heard`` is what the user's profile was not told of: an event's time, its local day, whether
+    the user was active, and whether it was a registration. ``figures`` are amounts to be added to
+    what operations count: what, of which kind, how much; ``dwelt`` are tags that the user no longer
+    has with the value before, and for how many ms it was so.
     ``erased_ms`` that of an erasure, after which the record has to go, and the user's clock then.
     ``ended`` are warnings that an erasure ended.
     """
@@ -128,9 +139,11 @@ class Outputs:
     changes: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[dict[str, Any]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    heard_ms: int | None = None
+    heard: Heard | None = None
     erased_ms: tuple[int, int] | None = None
     ended: list[dict[str, Any]] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    dwelt: list[tuple[str, int]] = field(default_factory=list)
 
 
 U = TypeVar("U", bound=User)
@@ -140,7 +153,8 @@ class Table(Generic[U]):
     """The logic of one domain under ``rules``.
 
     ``encode`` and ``decode`` turn a record into msgpack and back. ``blocks`` is where ids of
-    busy users go; whoever stores users replaces it.
+    busy users go; whoever stores users replaces it. ``positions`` says where a tag stands in
+    ``values``.
     """
 
     name: ClassVar[str]
@@ -157,8 +171,10 @@ class Table(Generic[U]):
         self._day_start_ms = self.calendar.day_start_ms
         self._max_lateness_ms = rules.max_lateness_ms
         self._version = rules.version
+        self._breaks_down = rules.breakdown is not None
         self._rules_id = crc32(rules.fingerprint.encode())
         self._tags = tuple(domain.tags)
+        self.positions = {tag.name: position for position, tag in enumerate(self._tags)}
         self._defaults = tuple(domain.defaults)
         self._evaluate = domain.evaluate
         self._evidence = tuple(domain.evidence)
@@ -238,8 +254,7 @@ class Table(Generic[U]):
         if values != user.values:
             self._emit(user, values, {"kind": "event", "event_id": event.event_id}, out)
         if day != user.heard_day:
-            user.heard_day = day
-            out.heard_ms = ts_ms
+            self._tell(user, event, day, out)
         # deadline_ms will find the next one exactly; until then nothing can be due before this.
         hint_ms = self._day_start_ms(user.today + 1)
         instant_ms = self.instant_ms(user)
@@ -291,6 +306,16 @@ class Table(Generic[U]):
         due_ms = self._day_start_ms(day)
         instant_ms = self.instant_ms(user)
         return instant_ms if instant_ms < due_ms else due_ms
+
+    def _tell(self, user: U, event: Event, day: int, out: Outputs) -> None:
+        """Have the profile told of the first event, each day's first activity, and signing up."""
+        if event.is_activity:
+            user.heard_day = day
+        elif user.heard_day in (FIRST_DAY, NO_DAY):
+            user.heard_day = PASSIVE
+        else:
+            return
+        out.heard = event.ts, day, event.is_activity, event.is_registration
 
     def _pass_midnight(self, user: U, day: int, out: Outputs) -> None:
         """Fire what one midnight alone may change: to look is cheaper than to ask whether to."""

@@ -40,6 +40,9 @@ class Partition:
     number: int
     domains: Mapping[str, DomainState]
     population: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    users: int = 0
+    tagged: int = 0
+    stable: Mapping[str, int] | None = None
 
 
 @dataclass
@@ -55,7 +58,11 @@ class Owner:
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics(
-        CollectorRegistry(), types={"purchases": PURCHASES}, partitions=8, clock=lambda: 1_700.5
+        CollectorRegistry(),
+        types={"purchases": PURCHASES},
+        optional={"purchases": ["coupon"]},
+        partitions=8,
+        clock=lambda: 1_700.5,
     )
 
 
@@ -349,6 +356,9 @@ def test_the_loop_lag_is_asked_for_at_every_scrape(metrics):
 def test_names_units_and_help_follow_the_conventions(metrics):
     """What ``promtool check metrics`` looks at: help texts, ``_total``, base units."""
     metrics.define(1, [LOYAL, TIER], churn_mode="predicted")
+    metrics.dwelt([("loyal", 1)])
+    for name in ("orders", "spend", "refunds", "churned", "reaches", "responses"):
+        metrics.figures({(name, "sms", "gold"): 1})
     metrics.watch(Owner([Partition(0, {"purchases": DomainState(committed_offset=1)})]))
     units = ("_milliseconds", "_ms", "_minutes", "_kilobytes", "_percent")
     for family in text_string_to_metric_families(metrics.text().decode()):

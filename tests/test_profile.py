@@ -48,7 +48,7 @@ def test_the_first_event_evaluates_tags_that_hold_for_anybody(profiles):
     profile = profiles.new("u1")
     assert profiles.heard(profile, "purchases", AT_MS)
     cause = {"kind": "event", "event_id": "e1"}
-    changes = profiles.evaluate(profile, AT_MS, cause)
+    changes = profiles.evaluate(profile, AT_MS, cause, [])
     assert said(changes) == [("stranger", False, True), ("group", None, "b")]
     assert changes[0]["cause"] == cause
     assert changes[0]["features"] == {"buyer": False}
@@ -60,7 +60,7 @@ def test_tags_made_of_tags_follow_in_order_and_name_the_last_change(profiles):
     profile = profiles.new("u1")
     profiles.heard(profile, "purchases", AT_MS)
     changes = profiles.fold(
-        profile, [change("buyer", True), change("tier", "high", "c2")], AT_MS, always=True
+        profile, [change("buyer", True), change("tier", "high", "c2")], AT_MS, [], always=True
     )
     assert said(changes) == [("best", False, True), ("group", None, "a")]
     assert {each["cause"]["change_id"] for each in changes} == {"c2"}
@@ -73,7 +73,7 @@ def test_tags_made_of_tags_follow_in_order_and_name_the_last_change(profiles):
 def test_a_change_that_no_tag_reads_evaluates_nothing(profiles):
     """It is folded in all the same."""
     profile = profiles.new("u1")
-    assert profiles.fold(profile, [change("unread", True)], AT_MS) == []
+    assert profiles.fold(profile, [change("unread", True)], AT_MS, []) == []
     assert current(profile) == {"unread": True}
 
 
@@ -83,7 +83,8 @@ def test_every_change_has_an_id_of_its_own(profiles):
     ids = []
     for value in (True, False, True, False):
         ids += [
-            each["change_id"] for each in profiles.fold(profile, [change("buyer", value)], AT_MS)
+            each["change_id"]
+            for each in profiles.fold(profile, [change("buyer", value)], AT_MS, [])
         ]
     assert len(set(ids)) == len(ids) > 4
 
@@ -93,15 +94,15 @@ def test_after_an_erasure_tags_made_of_tags_may_only_leave(profiles):
     profile = profiles.new("u1")
     for domain in ("purchases", "service"):
         profiles.heard(profile, domain, AT_MS)
-    profiles.fold(profile, [change("buyer", True), change("tier", "high")], AT_MS)
+    profiles.fold(profile, [change("buyer", True), change("tier", "high")], AT_MS, [])
     left = profiles.erase(
-        profile, "purchases", [change("buyer", False), change("tier", None)], AT_MS, LATER_MS
+        profile, "purchases", [change("buyer", False), change("tier", None)], AT_MS, LATER_MS, []
     )
     assert said(left) == [("best", True, False), ("group", "a", None)]
-    assert profiles.fold(profile, [change("buyer", False)], LATER_MS) == []  # no stranger yet
+    assert profiles.fold(profile, [change("buyer", False)], LATER_MS, []) == []  # no stranger yet
     assert not profiles.heard(profile, "service", AT_MS)
     assert profiles.heard(profile, "service", AT_MS + 1)
-    again = profiles.evaluate(profile, LATER_MS, {"kind": "event", "event_id": "e2"})
+    again = profiles.evaluate(profile, LATER_MS, {"kind": "event", "event_id": "e2"}, [])
     assert said(again) == [("stranger", False, True), ("group", None, "b")]
 
 
@@ -109,8 +110,8 @@ def test_the_erasure_in_the_last_domain_takes_every_tag(profiles):
     """Also those that hold for somebody of whom nothing is known."""
     profile = profiles.new("u1")
     profiles.heard(profile, "purchases", AT_MS)
-    profiles.evaluate(profile, AT_MS, {"kind": "event", "event_id": "e1"})
-    left = profiles.erase(profile, "purchases", [], LATER_MS, LATER_MS)
+    profiles.evaluate(profile, AT_MS, {"kind": "event", "event_id": "e1"}, [])
+    left = profiles.erase(profile, "purchases", [], LATER_MS, LATER_MS, [])
     assert said(left) == [("stranger", True, False), ("group", "b", None)]
     assert {each["cause"]["kind"] for each in left} == {"erase"}
     assert [each["features"] for each in left] == [{}, {}]
@@ -121,7 +122,7 @@ def test_a_profile_survives_encoding(profiles):
     """What is read back is what was written."""
     profile = profiles.new("u1")
     profiles.heard(profile, "purchases", AT_MS)
-    profiles.fold(profile, [change("buyer", True)], AT_MS, always=True)
+    profiles.fold(profile, [change("buyer", True)], AT_MS, [], always=True)
     assert profiles.decode(profiles.encode(profile)) == profile
     assert profiles.describe(profile) == {
         "user_id": "u1",
