@@ -34,6 +34,7 @@ from stream.ownership import Ownership
 from stream.partition import Partition
 from stream.partitioner import partition_for
 from stream.settings import Settings
+from stream.store import Budget
 from stream.topics import CHANGELOG, DAY_MS, wanted
 from stream.watchdog import Watchdog
 from stream.web import Local, Moving, Refusal, Remote, WebServer
@@ -271,6 +272,10 @@ class Tagstream:
     @property
     def partitions(self) -> Iterable[Partition]:
         return list(self.ownership.partitions.values())
+
+    @property
+    def memory(self) -> Budget:
+        return self.ownership.budget
 
     @property
     def ready(self) -> bool:

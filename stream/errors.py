@@ -68,7 +68,12 @@ class TopicError(TagstreamError):
 
 
 class JournalLost(TagstreamError):
-    """The broker gave up a transaction of ours; nothing of it became visible."""
+    """The broker gave up a transaction of ours; nothing of it became visible.
+
+    ``in_commit``: all records had been acknowledged, the commit was not.
+    """
+
+    in_commit = False
 
 
 class Fenced(JournalLost):

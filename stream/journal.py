@@ -12,6 +12,7 @@ This file: the protocol, and its implementation on Apache Kafka.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -65,6 +66,10 @@ class Journal(Protocol):
         JournalLost: the broker gave up; nothing of the commit in progress is visible.
     """
 
+    @property
+    def produced_s(self) -> float | None:
+        """Seconds of the last commit until the broker had all records; None where that is all."""
+
     async def open(self) -> None:
         """Fence every earlier owner and end what it left open."""
 
@@ -100,6 +105,7 @@ class KafkaJournal:
         self.transactional_id = f"{group}-{partition}"
         self._group = group
         self._producer: AIOKafkaProducer | None = None
+        self.produced_s: float | None = None
 
     async def open(self) -> None:
         producer = AIOKafkaProducer(
@@ -179,6 +185,7 @@ class KafkaJournal:
         producer = self._producer
         if producer is None:
             raise JournalLost(f"partition {self.partition}: the journal is not open")
+        began, committing = time.perf_counter(), False
         try:
             await producer.begin_transaction()
             sent: list[asyncio.Future[Any]] = []
@@ -191,15 +198,18 @@ class KafkaJournal:
                         changelog_last, changelog_rows = future, batch.record_count()
             for future in sent:
                 await future
+            self.produced_s, committing = time.perf_counter() - began, True
             await producer.commit_transaction()
         except ProducerFenced as error:
             raise Fenced(f"partition {self.partition} was opened by another worker") from error
         except (KafkaError, TimeoutError) as error:
-            raise JournalLost(
+            lost = JournalLost(
                 f"partition {self.partition}: the broker gave up a transaction"
                 f" ({type(error).__name__}); restart the worker: it goes on where the last"
                 " committed one ended"
-            ) from error
+            )
+            lost.in_commit = committing
+            raise lost from error
         if changelog_last is None:
             raise ValueError(f"a commit without a row for {self.changelog}")
         return int(changelog_last.result().offset) + changelog_rows

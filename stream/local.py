@@ -208,6 +208,8 @@ class LocalJournal:
     ``changelog`` is the topic among those of ``commit`` whose position is returned.
     """
 
+    produced_s = None  # a commit is one write
+
     def __init__(
         self, broker: LocalBroker, *, changelog: str, partition: int, group: str = "tagstream"
     ) -> None:

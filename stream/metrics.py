@@ -17,9 +17,10 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version as installed_version
-from itertools import accumulate, permutations
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -44,14 +45,18 @@ OTHER = "other"
 """Label of what is not known: the event type of a dead letter, an HTTP method, a route."""
 ALL = "all"
 """Domain label of stages that a flush does once for all domains."""
+PROFILE = "profile"
+"""Domain of the tags made of tags, which change because another tag did."""
 
 # What can become of an event whose type is known, and of one whose type is not.
-_OUTCOMES = ("applied", "late", "duplicate", "erased")
-_REFUSED = ("invalid", "key_mismatch", "wrong_partition", "future", "too_late")
+# The other codes (`stream/events.py`) and "erased" come when they do, in bulk if at all: for every
+# type they would be a tenth of all series.
+_OUTCOMES = ("applied", "late", "duplicate", "invalid", "too_late")
 _UNREADABLE = ("too_large", "malformed", "unknown_type")
 
 _CHUNK_STAGES = ("decode", "apply")
-_FLUSH_STAGES = ("encode", "commit", "persist")
+_FLUSH_STAGES = ("encode", "produce", "commit", "persist")
+_BACKGROUND = ("wall-clock",)
 _FORWARDS = ("ok", "moved", "failed")
 # Figures whose children are known before anything is counted.
 _FIGURES: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -68,13 +73,14 @@ _BY_DOMAIN = frozenset({"inaccurate", "inconsistent"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # Thresholds of objectives (0.5 s, 5 s) are boundaries, so that they can be read off exactly.
+# Few boundaries where a histogram has many children: a worker is to have under 1,000 series.
 _TO_CHANGE_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
-_BATCH_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
+_BATCH_S = (0.001, 0.01, 0.1, 1.0, 10.0)
 _REQUEST_S = (0.005, 0.025, 0.1, 0.5, 2.5)
-_ARRIVAL_S = (1.0, 10.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, 86_400.0)
-_DWELL_S = tuple(days * 86_400.0 for days in (0.04, 1, 3, 7, 30, 90, 365))
+_ARRIVAL_S = (1.0, 60.0, 900.0, 3_600.0, 86_400.0)
+_DWELL_S = tuple(days * 86_400.0 for days in (1, 7, 30))
 _REBALANCE_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_LATENESS_S = (0.0, 1.0, 10.0, 60.0, 600.0, 3_600.0, 86_400.0, 604_800.0)
+_LATENESS_S = (0.0, 10.0, 60.0, 3_600.0, 86_400.0, 604_800.0)
 
 
 class DomainView(Protocol):
@@ -110,6 +116,34 @@ class DomainView(Protocol):
         """Live bytes on disk."""
 
 
+class StoreView(Protocol):
+    """The database of one partition."""
+
+    @property
+    def pending_compaction_bytes(self) -> int:
+        """What compaction has still to rewrite, as RocksDB estimates it."""
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long writes were held up since it was opened."""
+
+
+class MemoryView(Protocol):
+    """What is allowed in memory, and RocksDB's part of it, of all partitions together."""
+
+    @property
+    def budget_bytes(self) -> int:
+        """RocksDB, decoded users and buffers together."""
+
+    @property
+    def block_cache_bytes(self) -> int:
+        """The block cache now, with the memtables, which are charged to it."""
+
+    @property
+    def memtable_bytes(self) -> int:
+        """Rows that are not in a table file yet."""
+
+
 class PartitionView(Protocol):
     """One partition that this worker owns: all its domains, and its population."""
 
@@ -119,6 +153,9 @@ class PartitionView(Protocol):
     @property
     def domains(self) -> Mapping[str, DomainView]:
         """By name of the domain."""
+
+    @property
+    def store(self) -> StoreView: ...
 
     @property
     def population(self) -> Mapping[tuple[str, str], int]:
@@ -143,6 +180,9 @@ class WorkerView(Protocol):
     @property
     def partitions(self) -> Iterable[PartitionView]:
         """Those owned and open now."""
+
+    @property
+    def memory(self) -> MemoryView: ...
 
     @property
     def ready(self) -> bool:
@@ -170,6 +210,9 @@ class Tag(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def domain(self) -> str: ...
 
     @property
     def values(self) -> tuple[Value, ...]:
@@ -326,6 +369,14 @@ class Metrics(Collector):
         self._commit_failures = _Counts(
             "tagstream_commit_failures_total", "Transactions that failed in their commit."
         )
+        self._background_failures = _Counts(
+            "tagstream_background_failures_total",
+            "Work in the background that failed and is tried again.",
+            "task",
+        )
+        # What closed partitions were stalled, and what each open one is known to have been.
+        self._stalled_s = 0.0
+        self._stalls: WeakKeyDictionary[StoreView, float] = WeakKeyDictionary()
         self._forwards = _Counts(
             "tagstream_http_forwards_total", "Look-ups sent on to the owner.", "outcome"
         )
@@ -343,7 +394,8 @@ class Metrics(Collector):
         )
         self._batch = _Seconds(
             "tagstream_batch_seconds",
-            "Stages of work: decode and apply per chunk; encode, commit and persist per flush.",
+            "Stages of work: decode and apply per chunk; encode, produce (until the broker has"
+            " acknowledged all records), commit and persist per flush.",
             _BATCH_S,
             *("domain", "stage"),
         )
@@ -417,7 +469,7 @@ class Metrics(Collector):
     def _start_children(self) -> None:
         for domain, types in self._types.items():
             for type_ in types:
-                for outcome in _OUTCOMES + _REFUSED:
+                for outcome in _OUTCOMES:
                     self._events.start(domain, type_, outcome)
             for outcome in _UNREADABLE:
                 self._events.start(domain, OTHER, outcome)
@@ -430,6 +482,8 @@ class Metrics(Collector):
             self._batch.start(ALL, stage)
         for outcome in _FORWARDS:
             self._forwards.start(outcome)
+        for task in _BACKGROUND:
+            self._background_failures.start(task)
         for domain in self._types:
             self._arrival.start(domain)
         for name, kinds in _FIGURES.items():
@@ -448,11 +502,12 @@ class Metrics(Collector):
         for tag in tags:
             labels = [value_label(value) for value in tag.values]
             self._tags[tag.name] = labels
-            for previous, value in permutations(labels, 2):
-                for cause in ("event", "time", "rules"):
-                    self._transitions.start(tag.name, previous, value, cause)
-            for previous in labels[1:]:
-                self._transitions.start(tag.name, previous, labels[0], "erase")
+            # Of the 42 ways between seven values few are ever taken: only coming in and going
+            # out are there from the start.
+            for value in labels[1:]:
+                for cause in ("tag",) if tag.domain == PROFILE else ("event", "time"):
+                    self._transitions.start(tag.name, labels[0], value, cause)
+                    self._transitions.start(tag.name, value, labels[0], cause)
         if churn_mode is None:
             return
         for level in ("red",) if churn_mode == "silence" else ("red", "yellow"):
@@ -554,6 +609,10 @@ class Metrics(Collector):
         """A transaction failed in its commit."""
         self._commit_failures.add(())
 
+    def background_failed(self, task: str) -> None:
+        """Something in the background failed, and will be tried again."""
+        self._background_failures.add((task,))
+
     def recovered(self, records: int) -> None:
         """Changelog records read during recovery: once per batch of them."""
         self._recovered.add((), records)
@@ -583,6 +642,7 @@ class Metrics(Collector):
         for counts in (
             *(self._events, self._transitions, self._warnings, self._fired, self._forwards),
             *(self._recovered, self._rebalances, self._produce_failures, self._commit_failures),
+            self._background_failures,
             *(self._optional, *self._figures.values()),
         ):
             yield counts.family()
@@ -621,7 +681,9 @@ class Metrics(Collector):
             )
         if self._worker is not None:
             yield from self._of_worker(self._worker)
-            yield from self._of_partitions(tuple(self._worker.partitions))
+            partitions = tuple(self._worker.partitions)
+            yield from self._of_stores(partition.store for partition in partitions)
+            yield from self._of_partitions(partitions)
 
     def _of_worker(self, worker: WorkerView) -> Iterator[Metric]:
         yield _single("tagstream_ready", "1 when assigned and recovered.", worker.ready)
@@ -644,6 +706,42 @@ class Metrics(Collector):
             "Changelog records still to be read.",
             worker.recovery_remaining,
         )
+        memory = worker.memory
+        yield _single(
+            "tagstream_config_memory_bytes",
+            "What RocksDB, decoded users and buffers may take together.",
+            memory.budget_bytes,
+        )
+        yield _single(
+            "tagstream_rocksdb_block_cache_bytes",
+            "RocksDB's block cache, with the memtables charged to it.",
+            memory.block_cache_bytes,
+        )
+        yield _single(
+            "tagstream_rocksdb_memtable_bytes",
+            "Rows in RocksDB that are not in a table file yet.",
+            memory.memtable_bytes,
+        )
+
+    def _of_stores(self, stores: Iterable[StoreView]) -> Iterator[Metric]:
+        pending_bytes = 0
+        for store in stores:
+            pending_bytes += store.pending_compaction_bytes
+            stalled_s = store.stalled_seconds
+            # A sum over what is open now would fall when a partition leaves, which no counter may.
+            self._stalled_s += max(0.0, stalled_s - self._stalls.get(store, 0.0))
+            self._stalls[store] = stalled_s
+        yield _single(
+            "tagstream_rocksdb_pending_compaction_bytes",
+            "What RocksDB has still to rewrite, as it estimates.",
+            pending_bytes,
+        )
+        stalls = CounterMetricFamily(
+            "tagstream_rocksdb_write_stall_seconds_total",
+            "How long RocksDB held up writes, summed over partitions.",
+        )
+        stalls.add_metric((), self._stalled_s)
+        yield stalls
 
     def _of_partitions(self, partitions: tuple[PartitionView, ...]) -> Iterator[Metric]:
         """Gauges over what is owned now; per domain where the partition would not help."""

@@ -60,6 +60,7 @@ class OwnershipMetrics(Metrics, Protocol):
 
     def recovered(self, records: int) -> None: ...
     def rebalanced(self, seconds: float) -> None: ...
+    def background_failed(self, task: str) -> None: ...
 
 
 class Ownership:
@@ -363,6 +364,7 @@ class Ownership:
             except (KafkaError, TimeoutError, OSError) as error:
                 for partition in self.partitions.values():
                     partition.lag_unknown()
+                self._metrics.background_failed("wall-clock")
                 log.info(
                     "the wall clock waits: the broker does not answer (%s)", type(error).__name__
                 )

@@ -27,7 +27,7 @@ import msgspec
 import orjson
 
 from stream.describe import local_iso
-from stream.errors import JournalLost, SourceTrimmed
+from stream.errors import Fenced, JournalLost, SourceTrimmed
 from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
 from stream.journal import Journal, Row
 from stream.metrics import ALL, Transition, Warned, value_label
@@ -115,6 +115,7 @@ class Metrics(Protocol):
     def dwelt(self, times: Sequence[tuple[str, int]]) -> None: ...
     def arrivals(self, domain: str, delays_ms: Sequence[int]) -> None: ...
     def optional(self, domain: str, field: str, *, present: int, absent: int) -> None: ...
+    def produce_failed(self) -> None: ...
     def commit_failed(self) -> None: ...
 
 
@@ -788,8 +789,13 @@ class Partition:
         encoded = time.perf_counter()
         try:
             applied = await self.journal.commit(outputs)
-        except JournalLost:
-            self._metrics.commit_failed()
+        except Fenced:
+            raise  # nothing failed: the partition is somebody else's
+        except JournalLost as error:
+            if error.in_commit:
+                self._metrics.commit_failed()
+            else:
+                self._metrics.produce_failed()
             raise
         committed = time.perf_counter()
         self.store.write(changelog, index, applied)
@@ -815,6 +821,9 @@ class Partition:
     ) -> None:
         metrics, now_ms = self._metrics, self._now_ms()
         metrics.batch(ALL, "encode", encode_s)
+        if (produced_s := self.journal.produced_s) is not None:
+            metrics.batch(ALL, "produce", produced_s)
+            commit_s -= produced_s
         metrics.batch(ALL, "commit", commit_s)
         metrics.batch(ALL, "persist", persist_s)
         metrics.transitions(gathered.transitions.elements())

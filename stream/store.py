@@ -19,6 +19,7 @@ This file knows bytes and RocksDB. It knows no user, no feature, no Kafka.
 """
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -47,6 +48,7 @@ _APPLIED, _USED = DISK + b"applied", DISK + b"used"
 DEADLINE_BYTES = 8
 #: A deadline that never comes; no index entry is kept for it.
 NEVER = 2**62
+_STALL = re.compile(r"^Cumulative stall: (\d+):(\d+):([\d.]+) H:M:S", re.MULTILINE)
 
 Row = tuple[bytes, bytes | None]
 #: An index entry to write: (key, whether it is put or deleted).
@@ -86,7 +88,7 @@ class Budget:
     """
 
     def __init__(self, memory_mb: int) -> None:
-        total = memory_mb << 20
+        total = self.budget_bytes = memory_mb << 20
         self.users_bytes = total // 2
         self.buffer_bytes = total // 8
         rocksdb = total // 4
@@ -94,6 +96,16 @@ class Budget:
         self.write_buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
             rocksdb // 2, False, self.cache
         )
+
+    @property
+    def block_cache_bytes(self) -> int:
+        """The block cache now, write buffers included."""
+        return self.cache.get_usage()
+
+    @property
+    def memtable_bytes(self) -> int:
+        """The write buffers now."""
+        return self.write_buffers.get_usage()
 
     def options(self) -> Options:
         """RocksDB options of one partition within the budget."""
@@ -189,6 +201,23 @@ class Store:
         return int(value("rocksdb.live-sst-files-size") or 0) + int(
             value("rocksdb.cur-size-all-mem-tables") or 0
         )
+
+    @property
+    def pending_compaction_bytes(self) -> int:
+        """Bytes that compaction has still to rewrite, as RocksDB estimates them."""
+        return int(self._db.property_int_value("rocksdb.estimate-pending-compaction-bytes") or 0)
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long writes were held up since the database was opened.
+
+        RocksDB has it as text only, unless it is to keep statistics, which slow down every read.
+        """
+        found = _STALL.search(self._db.property_value("rocksdb.dbstats") or "")
+        if found is None:
+            return 0.0
+        hours, minutes, seconds = found.groups()
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
     # -- rows
 

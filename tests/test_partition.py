@@ -91,6 +91,9 @@ class Worker:
         self.errors: list[BaseException] = []
         self.chance = Random(0)
         self.failures = 0.0
+        self.metrics = Metrics(
+            CollectorRegistry(), types={"purchases": types_of(DOMAIN.events)}, partitions=1
+        )
 
     async def open(self) -> Partition:
         journal = Unreliable(self.broker, changelog=CHANGELOG, partition=0)
@@ -118,9 +121,7 @@ class Worker:
             position=recovered.position,
             settings=self.settings,
             allowed_delay_ms=self.rules.allowed_delay_ms,
-            metrics=Metrics(
-                CollectorRegistry(), types={"purchases": types_of(DOMAIN.events)}, partitions=1
-            ),
+            metrics=self.metrics,
             failed=self.errors.append,
             now_ms=lambda: time.time_ns() // 1_000_000,
         )
@@ -263,6 +264,29 @@ async def test_a_fenced_partition_writes_nothing_more(tmp_path):
         assert committed(broker, "tag-changes") != []
         await partition.close()
         await successor.close()
+
+
+@pytest.mark.parametrize("in_commit", [False, True])
+async def test_a_transaction_that_is_given_up_is_counted_by_how_far_it_came(tmp_path, in_commit):
+    """Before its commit, records did not reach the broker; in it, nobody knows."""
+
+    class GivenUp(Unreliable):
+        async def commit(self, rows: Mapping[str, Sequence[Row]]) -> int:
+            lost = JournalLost("given up")
+            lost.in_commit = in_commit
+            raise lost
+
+    with broker_with_topics() as broker:
+        produce(broker, [order(0)])
+        worker = Worker(broker, shipped_rules(), tmp_path, allowance=1 << 20)
+        partition = await worker.open()
+        partition.journal = GivenUp(broker, changelog=CHANGELOG, partition=0)
+        worker.offer(partition, 0, 1)
+        await until(lambda: worker.errors)
+        await partition.close()
+        text = worker.metrics.text().decode()
+        assert f"tagstream_produce_failures_total {float(not in_commit)}" in text
+        assert f"tagstream_commit_failures_total {float(in_commit)}" in text
 
 
 async def test_an_unexpected_error_stops_before_anything_of_the_flush_is_visible(tmp_path):
