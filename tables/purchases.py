@@ -1,15 +1,13 @@
 """Purchases: what is remembered of a buyer, every feature made of it, and the events it takes.
 
-A day of a buyer with an order or a refund is one entry in parallel lists: ``days`` ascending,
-and beside it the running totals up to and including that day. A window is then the difference
-of two entries: nothing is summed again, nothing drifts, and a window needs no upkeep when the
-clock moves. Entry 0 stands for everything before the first day kept.
+A day with an order or a refund is one entry in the columns of `tables/days.py`, from which all
+windows are read.
 
 Windows: whole local days, the clock's own included. Late events: applied to their own day,
 features as of the clock. Money in fen inside, in yuan as a feature. Source: topic ``purchases``.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 from msgspec import UNSET, Meta, UnsetType, field
 
 from tables.churn import ChurnState, Silence
+from tables.days import DayCounts, DayTable, add
 from tables.event import Erase
 from tables.event import Event as AnyEvent
 from tables.features import (
@@ -32,7 +31,7 @@ from tables.features import (
     Since,
     Window,
 )
-from tables.table import NEVER, Outputs, Rules, Table, User
+from tables.table import NEVER, Outputs, Rules
 
 MAX_YUAN: Final = 1e9
 
@@ -98,14 +97,13 @@ def fen(yuan: float) -> int:
     return amount_fen
 
 
-class Buyer(User):
+class Buyer(DayCounts):
     """A user in the domain purchases.
 
     ``run_day`` is the first day of the run of days with an order that ends at ``last_day``;
     ``pruned_run`` the run, first and last day, that the newest order day no longer kept ends.
     """
 
-    days: list[int] = field(default_factory=lambda: [FIRST_DAY])
     orders: list[int] = field(default_factory=lambda: [0])
     amount_fen: list[int] = field(default_factory=lambda: [0])  # of orders
     refund_fen: list[int] = field(default_factory=lambda: [0])
@@ -307,12 +305,13 @@ def attribute(name: str) -> Callable[[Buyer], Attribute]:
     return read
 
 
-class Purchases(Table[Buyer]):
+class Purchases(DayTable[Buyer]):
     """The logic of the domain purchases."""
 
     name = "purchases"
     features = features
     record = Buyer
+    columns = ("orders", "amount_fen", "refund_fen", "coupons", "active")
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules)
@@ -334,8 +333,7 @@ class Purchases(Table[Buyer]):
         if isinstance(event, Order):
             self._order(user, event, day, out)
         elif isinstance(event, Refund):
-            entry = self._entry(user, day)
-            _add(user.refund_fen, entry, event.amount_fen)
+            add(user.refund_fen, self.entry(user, day), event.amount_fen)
             self._doubt(user, out)
             if self._breaks_down:
                 out.figures.append(("refunds", "", event.amount_fen))
@@ -358,7 +356,7 @@ class Purchases(Table[Buyer]):
             user.churn = ChurnState()
 
     def _order(self, user: Buyer, event: Order, day: int, out: Outputs) -> None:
-        entry = self._entry(user, day)
+        entry = self.entry(user, day)
         orders, amount_fen = user.orders, event.amount_fen
         is_first_of_day = orders[entry] == orders[entry - 1]
         if entry == len(orders) - 1:
@@ -369,10 +367,10 @@ class Purchases(Table[Buyer]):
             if is_first_of_day:
                 user.active[entry] += 1
         else:
-            _add(orders, entry, 1)
-            _add(user.amount_fen, entry, amount_fen)
-            _add(user.coupons, entry, 1 if event.coupon else 0)
-            _add(user.active, entry, int(is_first_of_day))
+            add(orders, entry, 1)
+            add(user.amount_fen, entry, amount_fen)
+            add(user.coupons, entry, 1 if event.coupon else 0)
+            add(user.active, entry, int(is_first_of_day))
         if is_first_of_day:
             _join_run(user, entry, day)
         ts_ms, last_ms = event.ts, user.last_ms
@@ -408,39 +406,12 @@ class Purchases(Table[Buyer]):
                     # A removal is kept too, or an older value that comes late would undo it.
                     user.attributes[name] = (ts_ms, value)
 
-    def _entry(self, user: Buyer, day: int) -> int:
-        """The entry of ``day``, made where there is none."""
-        days = user.days
-        newest = days[-1]
-        if day == newest:
-            return len(days) - 1
-        columns = (user.orders, user.amount_fen, user.refund_fen, user.coupons, user.active)
-        if day > newest:
-            if len(days) > _PRUNED and days[_PRUNED] <= user.today - _KEPT_DAYS:
-                self._prune(user)
-            days.append(day)
-            for column in columns:
-                column.append(column[-1])
-            return len(days) - 1
-        entry = bisect_left(days, day)
-        if days[entry] != day:
-            days.insert(entry, day)
-            for column in columns:
-                column.insert(entry, column[entry - 1])
-        return entry
-
-    def _prune(self, user: Buyer) -> None:
-        """Fold days into entry 0 that no window and no late event can reach again."""
-        oldest_late = self._day(max(0, user.newest_ms - self._max_lateness_ms))
-        horizon = min(user.today - _KEPT_DAYS, oldest_late - 1)
-        entries = bisect_right(user.days, horizon) - 1
+    def fold(self, user: Buyer, entries: int) -> None:
+        """A run of days may reach back beyond those that are kept."""
         for entry in range(1, entries + 1):
             if user.orders[entry] > user.orders[entry - 1]:
                 day, run = user.days[entry], user.pruned_run
                 user.pruned_run = (run[0] if run and run[1] == day - 1 else day, day)
-        del user.days[1 : entries + 1]
-        for column in (user.orders, user.amount_fen, user.refund_fen, user.coupons, user.active):
-            del column[:entries]
 
     def _describe(self, user: Buyer) -> dict[str, Any]:
         """What a churn warning says about the user."""
@@ -455,16 +426,6 @@ class Purchases(Table[Buyer]):
                 "spend_total": spend_total(user),
             },
         }
-
-
-_KEPT_DAYS: Final = features.longest_window()
-_PRUNED: Final = 64  # entries that may be folded away before it is worth doing
-
-
-def _add(column: list[int], entry: int, amount: int) -> None:
-    """Add to the running totals from ``entry`` on."""
-    for later in range(entry, len(column)):
-        column[later] += amount
 
 
 def _join_run(user: Buyer, entry: int, day: int) -> None:
