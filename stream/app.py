@@ -12,16 +12,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import faust
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from stream.assignor import NumberAssignor
+from stream.audience import Cursor, holders
 from stream.chunks import chunk_topic
-from stream.describe import describe_tag, describe_user
+from stream.describe import describe_audience, describe_tag, describe_user
 from stream.domains import Domain
 from stream.errors import UsageError
 from stream.events import Decoder, Rejected, future, optional_fields, types_of
@@ -29,7 +31,7 @@ from stream.journal import Journal, KafkaJournal, Row
 from stream.lines import Router
 from stream.local import LocalJournal
 from stream.membership import Membership
-from stream.metrics import Metrics
+from stream.metrics import Metrics, value_label
 from stream.ownership import Ownership
 from stream.partition import Partition
 from stream.partitioner import partition_for
@@ -37,7 +39,7 @@ from stream.settings import Settings
 from stream.store import Budget
 from stream.topics import CHANGELOG, DAY_MS, wanted
 from stream.watchdog import Watchdog
-from stream.web import Local, Moving, Refusal, Remote, WebServer
+from stream.web import Local, Moving, Part, Refusal, Remote, WebServer
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +98,7 @@ class Tagstream:
             journal=self._journal,
             consumer=lambda: self.app.consumer,
             stop=self._stop_for,
+            committed=lambda changes, warnings: self.web.live.committed(changes, warnings),
             tombstones_ms=tombstones_ms,
             now_ms=lambda: time.time_ns() // 1_000_000,
         )
@@ -323,9 +326,15 @@ class _Front:
         return self._service.watchdog.alive()
 
     def owner_of(self, user_id: str) -> Local | Remote | Moving:
+        return self.owner(self._number(user_id.encode()))
+
+    def _number(self, key: bytes) -> int:
+        settings = self._service.settings
+        return partition_for(key, settings.partitions, settings.partitioner)
+
+    def owner(self, number: int) -> Local | Remote | Moving:
         service = self._service
         settings, ownership = service.settings, service.ownership
-        number = partition_for(user_id.encode(), settings.partitions, settings.partitioner)
         if ownership.is_answering(number):
             return Local()
         if number in ownership.numbers:
@@ -338,14 +347,73 @@ class _Front:
         )
 
     def user(self, user_id: str) -> dict[str, Any] | None:
-        service = self._service
-        settings, key = service.settings, user_id.encode()
-        number = partition_for(key, settings.partitions, settings.partitioner)
-        partition = service.ownership.partitions[number]
+        service, key = self._service, user_id.encode()
+        partition = service.ownership.partitions[self._number(key)]
         return describe_user(*partition.lookup(key), service.domains, service.rules)
+
+    @property
+    def partition_count(self) -> int:
+        return self._service.settings.partitions
+
+    def values(self, tag: str) -> Collection[str] | None:
+        for definition in self._service.rules.tags:
+            if definition.name == tag:
+                return [value_label(value) for value in definition.values[1:]]
+        return None
+
+    async def audience(self, cursor: Cursor, limit: int) -> Part | None:
+        service, number = self._service, cursor.partition
+        ownership, partition = service.ownership, service.ownership.partitions[number]
+
+        def still_ours() -> bool:
+            return ownership.is_answering(number) and ownership.partitions[number] is partition
+
+        found = await holders(partition, cursor, limit, still_ours=still_ours)
+        if found is None:
+            return None
+        held, after = found
+        users = describe_audience(cursor.tag, held, service.rules)
+        if after is not None:
+            return users, replace(cursor, after=after)
+        if number + 1 == self.partition_count:
+            return users, None
+        return users, replace(cursor, partition=number + 1, after=b"")
 
     def definitions(self) -> list[dict[str, Any]]:
         return [describe_tag(definition) for definition in self._service.rules.tags]
+
+    # -- what those who watch are told (`stream/live.py`, Source)
+
+    def state(self) -> dict[str, Any]:
+        service = self._service
+        ready, reason = self.ready()
+        changed, seconds = service.metrics.to_change()
+        return {
+            "worker": service.settings.worker_url,
+            "at": time.time_ns() // 1_000_000,
+            "ready": ready,
+            "reason": reason,
+            "partition_count": service.settings.partitions,
+            "timezone": service.rules.timezone,
+            "rules_version": service.rules.version,
+            **service.metrics.totals(),
+            "changing_events": changed,
+            "changing_seconds": round(seconds, 3),
+            "users": sum(partition.position.users for partition in service.partitions),
+            "tagged": sum(partition.position.tagged for partition in service.partitions),
+            "partitions": [_stand(partition) for partition in service.partitions],
+        }
+
+    def others(self) -> Iterable[str]:
+        ours = self._service.settings.worker_url
+        return {url for url in self._service.app.assignor.owners.values() if url != ours}
+
+    def knows(self, user_id: str) -> bool:
+        key = user_id.encode()
+        number, ownership = self._number(key), self._service.ownership
+        if not ownership.is_answering(number):
+            return False
+        return ownership.partitions[number].profiles.peek(key) is not None
 
     async def submit(self, events: Sequence[bytes]) -> Sequence[Refusal | None] | None:
         service = self._service
@@ -372,3 +440,15 @@ class _Front:
         if rows and not any(refusals):
             service.broker.append_many(rows)
         return refusals
+
+
+def _stand(partition: Partition) -> dict[str, Any]:
+    """How a partition stands, for those who watch."""
+    return {
+        "number": partition.number,
+        "population": [(tag, value, n) for (tag, value), n in partition.population.items() if n],
+        "domains": {
+            name: {"lag": feed.lag, "time_ms": feed.time_ms, "deadlines": feed.deadlines_pending}
+            for name, feed in partition.feeds.items()
+        },
+    }

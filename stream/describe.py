@@ -1,12 +1,13 @@
 """Users and definitions as people and services read them: JSON-ready, by name."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from stream.domains import Domain
+from tables.identity import is_control
 
 
 def local_iso(ts_ms: int, zone: ZoneInfo) -> str:
@@ -44,6 +45,22 @@ def describe_user(
     }
 
 
+def describe_audience(
+    tag: str, held: Sequence[tuple[str, Any]], rules: Any
+) -> list[dict[str, Any]]:
+    """Users who have a tag: its value, since when, and whether to leave them alone."""
+    zone = ZoneInfo(rules.timezone)
+    share = next(definition.control for definition in rules.tags if definition.name == tag)
+    users = []
+    for user_id, state in held:
+        since = local_iso(state.since_ms, zone)
+        user = {"user_id": user_id, "value": state.value, "since": since}
+        if is_control(tag, user_id, share):
+            user["control"] = True
+        users.append(user)
+    return users
+
+
 def describe_tag(definition: Any) -> dict[str, Any]:
     """A definition as `GET /tags` gives it."""
     return {
@@ -53,6 +70,10 @@ def describe_tag(definition: Any) -> dict[str, Any]:
         "domain": definition.domain,
         "owner": definition.owner,
         "description": definition.description,
+        "use": definition.use,
+        "conditions": [
+            {"value": value, "when": condition.text} for value, condition in definition.cases
+        ],
         "values": list(definition.values),
         "features": list(definition.features),
         "control": definition.control,

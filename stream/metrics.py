@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from importlib.metadata import version as installed_version
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
@@ -630,6 +630,33 @@ class Metrics(Collector):
     def forward(self, outcome: str) -> None:
         """A look-up was sent on: ``ok``, ``moved`` (not there any more) or ``failed``."""
         self._forwards.add((outcome,))
+
+    # For those who watch (`stream/live.py`), once a second.
+
+    def totals(self) -> dict[str, Any]:
+        """Since the start: events by domain, changes, and warnings by status, right or wrong.
+
+        ``events`` are those that were applied, ``refused`` those that became dead letters.
+        """
+        events, refused, warnings = Counter[str](), Counter[str](), Counter[str]()
+        for (domain, _, outcome), number in self._events.children.items():
+            if outcome in ("applied", "late"):
+                events[domain] += number
+            elif outcome not in _OUTCOMES:
+                refused[domain] += number
+        for (status, _, _, _, right, _), number in self._warnings.children.items():
+            warnings["right" if right == "true" else "wrong" if right else status] += number
+        return {
+            "events": dict(events),
+            "refused": dict(refused),
+            "changes": sum(self._transitions.children.values()),
+            "warnings": dict(warnings),
+        }
+
+    def to_change(self) -> tuple[int, float]:
+        """Events that changed something since the start, and the seconds that they took."""
+        each = self._to_change.children.values()
+        return sum(sum(buckets) for buckets, _ in each), sum(total for _, (total,) in each)
 
     # The scrape.
 

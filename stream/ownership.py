@@ -13,7 +13,7 @@ reopens all, for somebody else may have owned them meanwhile.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from faust.types import TP
 from stream.domains import Domain
 from stream.errors import Fenced, StateError
 from stream.events import Decoder, optional_fields
-from stream.journal import Journal
+from stream.journal import Journal, Row
 from stream.partition import Feed, Metrics, Partition
 from stream.profiles import Profiles
 from stream.recovery import check_source, is_corruption, recover
@@ -67,7 +67,8 @@ class Ownership:
     """The partitions of one worker.
 
     ``journal(number)`` makes the journal of a partition, ``consumer()`` is the running chunk
-    consumer; ``stop(error)`` is called once when the worker must stop.
+    consumer; ``stop(error)`` is called once when the worker must stop. ``committed(changes,
+    warnings)`` hears what every transaction said, after its commit.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Ownership:
         stop: Callable[[BaseException], None],
         tombstones_ms: int,
         now_ms: Callable[[], int],
+        committed: Callable[[Sequence[Row], Sequence[Row]], None] = lambda changes, warnings: None,
     ) -> None:
         self.budget = Budget(settings.memory_mb)
         self.partitions: dict[int, Partition] = {}
@@ -99,6 +101,7 @@ class Ownership:
         self._stop = stop
         self._tombstones_ms = tombstones_ms
         self._now_ms = now_ms
+        self._committed = committed
         self._generation: int | None = None
         self._assigned = False
         self._revoked_at = time.monotonic()
@@ -193,6 +196,7 @@ class Ownership:
                 failed=lambda error: self._partition_failed(number, error),
                 now_ms=self._now_ms,
                 pace_s=lambda: PACE_S * len(self.partitions) if self._paced else 0.0,
+                committed=self._committed,
             )
             for feed in partition.feeds.values():
                 await check_source(journal, feed.topic, number, feed.place)

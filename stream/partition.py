@@ -248,6 +248,7 @@ class Partition:
     broker and us some milliseconds however little it says.
     ``failed`` is called once with the exception when a task of the partition dies: the worker
     must stop, and nothing more of this partition becomes visible.
+    ``committed(changes, warnings)`` hears what every transaction said, after its commit.
     """
 
     def __init__(
@@ -266,6 +267,7 @@ class Partition:
         failed: Callable[[BaseException], None],
         now_ms: Callable[[], int],
         pace_s: Callable[[], float] = lambda: 0.0,
+        committed: Callable[[Sequence[Row], Sequence[Row]], None] = lambda changes, warnings: None,
     ) -> None:
         self.number = number
         self.feeds = {feed.name: feed for feed in feeds}
@@ -281,6 +283,7 @@ class Partition:
         self._failed = failed
         self._now_ms = now_ms
         self._pace_s = pace_s
+        self._committed = committed
         self._flushed_at = 0.0  # when the last transaction began
         self._zone = ZoneInfo(position.timezone)
         self._wall = settings.time == "wall"
@@ -810,6 +813,8 @@ class Partition:
         self._time_persisted_at = time.monotonic()
         for ack in gathered.chunks:
             ack()
+        said = (outputs.get(self._topics[name], ()) for name in ("tag-changes", "churn-warnings"))
+        self._committed(*said)
         self._count(
             gathered, encoded - started, committed - encoded, time.perf_counter() - committed
         )

@@ -73,6 +73,29 @@ class Profiles:
             return None
         return self.table.decode(self.table.encode(profile))
 
+    def some(
+        self, after: bytes, rows: int, *, mentioning: bytes
+    ) -> tuple[list[tuple[bytes, Any]], bytes | None]:
+        """Profiles of the next users after a key, as they are now, for reading only.
+
+        Up to ``rows`` stored ones are looked at, and of those only the ones decoded that hold
+        the bytes ``mentioning``. Also after whom to go on; None: that was all.
+        """
+        page = self._store.page(PROFILE, PROFILE + after + b"\0", rows)
+        stored = [(key[len(PROFILE) :], raw) for key, raw in page]
+        last = stored[-1][0] if len(stored) == rows else None
+        waiting = {
+            key: profile
+            for part in (self._writing, self._changed)
+            for key, profile in part.items()
+            if after < key and (last is None or key <= last)
+        }
+        found = {key: profile for key, profile in waiting.items() if profile.domains}
+        for key, raw in stored:
+            if mentioning in raw and key not in waiting:
+                found[key] = self.table.decode(raw)
+        return sorted(found.items(), key=lambda item: item[0]), last
+
     def _find(self, key: bytes) -> Any | None:
         profile = self._old.get(key)
         if profile is None:

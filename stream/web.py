@@ -1,19 +1,24 @@
-"""HTTP on every worker: probes, metrics, look-ups, definitions and, embedded, events.
+"""HTTP on every worker: probes, metrics, look-ups, audiences, a page and, embedded, events.
 
 Promise: the probes answer from the first moment, also during recovery. A look-up is answered by the
 user's owner, here or one hop away, or refused with 503 and Retry-After; never with stale state and
-never with an empty answer for a user owned elsewhere. Errors are JSON, ``{error, detail}``. Nothing
-that is logged or counted holds a path, a body or a user id.
+never with an empty answer for a user owned elsewhere. An audience is gathered from all owners in
+the same way, page by page; a page that one of them cannot give now is refused whole. Errors are
+JSON, ``{error, detail}``. Nothing that is logged or counted holds a path, a body or a user id.
+
+`stream/schemas/openapi.json` describes every route and answer.
 
 Boundary: everything it says comes from a `Worker` and the metrics. It knows no Faust or Kafka and
 stores nothing.
 """
 
+import asyncio
 import errno
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -26,7 +31,10 @@ from aiohttp import web
 from mode import Service
 from yarl import URL
 
+from stream import data, live, schemas
+from stream.audience import MOST, PAGE, BadCursorError, Cursor, cursor_of
 from stream.errors import SettingError
+from stream.live import Live, LostError
 from stream.metrics import OTHER, Metrics
 
 log = logging.getLogger(__name__)
@@ -40,7 +48,26 @@ HOP = "X-Tagstream-Hop"
 # A hop is for one record in memory or on the owner's disk: what takes longer will not come.
 HOP_TIMEOUT_S = 2.0
 _SHUTDOWN_TIMEOUT_S = 3.0
+
+# After so long a page of an audience ends where it is, with a cursor.
+_PAGE_S = 2.0
 _MAX_USER_ID = 128
+
+# A watcher that takes nothing for so long is dropped; a worker that says nothing, given up.
+_SLOW_S = 5.0
+_SILENCE_S = 5.0
+_LINE_BYTES = 1 << 20  # of another worker's events: a state with hundreds of partitions
+
+_PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_PAGE_HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+        " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +98,12 @@ class Refusal(Protocol):
     def detail(self) -> str: ...
 
 
-class Worker(Protocol):
-    """What HTTP needs of the worker. Only ``submit`` may take its time."""
+Part = tuple[list[dict[str, Any]], Cursor | None]
+"""Users of an audience, ready for JSON, and where to go on; None: nowhere."""
+
+
+class Worker(live.Source, Protocol):
+    """What HTTP needs of the worker. Only ``audience`` and ``submit`` may take their time."""
 
     def ready(self) -> tuple[bool, str]:
         """Partitions are assigned and recovered; else why not."""
@@ -82,6 +113,22 @@ class Worker(Protocol):
 
     def owner_of(self, user_id: str) -> Local | Remote | Moving:
         """Who answers for the user now."""
+
+    @property
+    def partition_count(self) -> int:
+        """How many partitions there are, everybody's."""
+
+    def owner(self, number: int) -> Local | Remote | Moving:
+        """Who answers for the users of a partition now."""
+
+    def values(self, tag: str) -> Collection[str] | None:
+        """What somebody who has the tag can have, as text; None where there is no such tag."""
+
+    async def audience(self, cursor: Cursor, limit: int) -> Part | None:
+        """Some who have a tag, of one partition, right after ``owner`` said `Local`.
+
+        None: the partition left us meanwhile.
+        """
 
     def user(self, user_id: str) -> dict[str, Any] | None:
         """The user's tags and features, ready for JSON; None where no event was ever applied.
@@ -101,6 +148,12 @@ class Worker(Protocol):
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Stream(web.StreamResponse):
+    """An answer that goes on; ``began`` is when it did."""
+
+    began: float | None = None
 
 
 class WebServer(Service):
@@ -131,6 +184,10 @@ class WebServer(Service):
         self._worker = worker
         self._metrics = metrics
         self._hop_timeout = aiohttp.ClientTimeout(total=hop_timeout_s)
+        self.live = Live(worker, self._hear)
+        self._files = {
+            path.name: (path.read_bytes(), _PAGE_TYPES[path.suffix]) for path in data.PAGE.iterdir()
+        }
         self._application = web.Application(
             middlewares=[self._measured], client_max_size=MAX_BODY_BYTES
         )
@@ -140,10 +197,16 @@ class WebServer(Service):
             (web.get("/metrics", self._prometheus), "2xx"),
             (web.get("/users/{id}", self._user), "2xx 4xx 5xx"),
             (web.get("/tags", self._tags), "2xx"),
+            (web.get("/tags/{name}/users", self._audience), "2xx 4xx 5xx"),
             (web.post("/events", self._events), "2xx 4xx"),
+            (web.get("/openapi.json", self._openapi), "2xx"),
+            (web.get("/", self._page), "2xx"),
+            (web.get("/page/{file}", self._page), "2xx"),
+            (web.get("/live", self._live, allow_head=False), "2xx"),
         ):
             self._application.router.add_routes([route])
             metrics.route(route.path, route.method, *codes.split())
+        self._application.on_shutdown.append(self._end_live)
         self._scraped = web.Application(middlewares=[self._measured])
         self._scraped.router.add_get("/metrics", self._prometheus)
 
@@ -206,7 +269,10 @@ class WebServer(Service):
             place = "".join(traceback.format_tb(error.__traceback__))
             log.error("%s %s: %s\n%s", request.method, route, type(error).__name__, place)
             response = _error(500, "internal", "the answer failed; the worker's log says where")
-        self._metrics.request(route, request.method, response.status, time.perf_counter() - began)
+        answered = time.perf_counter()
+        if isinstance(response, Stream) and response.began is not None:
+            answered = response.began
+        self._metrics.request(route, request.method, response.status, answered - began)
         return response
 
     async def _healthz(self, request: web.Request) -> web.Response:
@@ -225,6 +291,66 @@ class WebServer(Service):
 
     async def _tags(self, request: web.Request) -> web.Response:
         return _json({"tags": self._worker.definitions()})
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return _raw_json(schemas.OPENAPI.read_bytes(), 200)
+
+    # The page, and what it lives on
+
+    async def _page(self, request: web.Request) -> web.Response:
+        file = self._files.get(request.match_info.get("file", "page.html"))
+        if file is None:
+            raise web.HTTPNotFound
+        body, kind = file
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers=_PAGE_HEADERS)
+
+    async def _live(self, request: web.Request) -> web.StreamResponse:
+        """Events until the watcher leaves, is too slow, or the worker stops."""
+        if self.live.is_full:
+            return _unavailable("crowded", f"{live.WATCHERS} watch already, or the worker stops")
+        alone = HOP in request.headers
+        response = Stream(headers={"Cache-Control": "no-store"})
+        if alone:
+            response.headers[HOP] = "owner"
+        response.content_type, response.charset = "text/event-stream", "utf-8"
+        watcher = self.live.join(alone=alone)
+        try:
+            await response.prepare(request)
+            response.began = time.perf_counter()
+            while not watcher.closed:
+                message = await watcher.message()
+                async with asyncio.timeout(_SLOW_S):
+                    await response.write(message)
+                await asyncio.sleep(live.PACE_S)
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            pass  # it left
+        finally:
+            await self.live.leave(watcher)
+        return response
+
+    async def _end_live(self, _: web.Application) -> None:
+        await self.live.close()
+
+    @asynccontextmanager
+    async def _hear(self, url: str) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
+        """Another worker's own events, for those who watch here."""
+        timeout = aiohttp.ClientTimeout(sock_connect=HOP_TIMEOUT_S, sock_read=_SILENCE_S)
+        try:
+            async with self._session.get(
+                URL(f"{url}/live", encoded=True),
+                headers={HOP: "asked"},
+                timeout=timeout,
+                read_bufsize=_LINE_BYTES,
+                allow_redirects=False,
+            ) as answer:
+                if answer.status != 200 or HOP not in answer.headers:
+                    raise LostError(f"status {answer.status}")
+                yield _events(answer.content)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise LostError(type(error).__name__) from error
 
     async def _user(self, request: web.Request) -> web.Response:
         user_id = request.match_info["id"]
@@ -247,6 +373,14 @@ class WebServer(Service):
     async def _forward(self, url: str, user_id: str) -> web.Response:
         """Asks the owner once; an answer that is not the owner's own is none."""
         target = URL(f"{url}/users/{quote(user_id, safe='')}", encoded=True)
+        answer = await self._ask(target)
+        if isinstance(answer, web.Response):
+            return answer
+        status, body = answer
+        return _raw_json(body, status)
+
+    async def _ask(self, target: URL) -> tuple[int, bytes] | web.Response:
+        """An owner's own answer, which is 200 or 404; the refusal where there is none."""
         try:
             async with self._session.get(
                 target, headers={HOP: "asked"}, allow_redirects=False
@@ -254,12 +388,84 @@ class WebServer(Service):
                 body = await answer.read()
         except (aiohttp.ClientError, TimeoutError):
             self._metrics.forward("failed")
-            return _unavailable("owner_unreachable", "the user's owner did not answer in time")
+            return _unavailable("owner_unreachable", "the owner did not answer in time")
         if answer.status not in (200, 404) or HOP not in answer.headers:
             self._metrics.forward("moved")
-            return _unavailable("moving", "the user's partition is changing hands")
+            return _unavailable("moving", "the partition is changing hands")
         self._metrics.forward("ok")
-        return _raw_json(body, answer.status)
+        return answer.status, body
+
+    async def _audience(self, request: web.Request) -> web.Response:
+        """A page of those who have a tag: of all owners one after the other, or refused whole."""
+        tag, asked = request.match_info["name"], HOP in request.headers
+        values = self._worker.values(tag)
+        if values is None:
+            return _error(404, "unknown_tag", "no such tag is defined")
+        value, limit = request.query.get("value") or None, request.query.get("limit") or str(PAGE)
+        if value is not None and value not in values:
+            return _error(400, "bad_value", f"value: allowed: {', '.join(values)}")
+        if not (
+            limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= MOST
+        ):
+            return _error(400, "bad_limit", f"limit: allowed: 1 to {MOST}")
+        try:
+            cursor: Cursor | None = cursor_of(
+                request.query.get("cursor", ""),
+                tag=tag,
+                value=value,
+                partitions=self._worker.partition_count,
+            )
+        except BadCursorError:
+            return _error(400, "bad_cursor", "cursor: none of this audience's")
+        users: list[dict[str, Any]] = []
+        until, first = time.monotonic() + _PAGE_S, cursor
+        while cursor is not None and len(users) < int(limit):
+            if cursor is not first and time.monotonic() > until:
+                break
+            part = await self._part(cursor, int(limit) - len(users), asked=asked)
+            if isinstance(part, web.Response):
+                if asked and cursor is not first:
+                    break  # whoever asks goes on by himself
+                return part
+            users += part[0]
+            cursor = part[1]
+        page = {"tag": tag, "value": value, "users": users}
+        answer = _json({**page, "cursor": None if cursor is None else cursor.text()})
+        if asked:
+            answer.headers[HOP] = "owner"
+        return answer
+
+    async def _part(self, cursor: Cursor, limit: int, *, asked: bool) -> Part | web.Response:
+        """What an owner says, here or one hop away; the refusal where none does."""
+        match self._worker.owner(cursor.partition):
+            case Local():
+                part = await self._worker.audience(cursor, limit)
+                return part or _unavailable("moving", "a partition has just changed hands")
+            case Remote(url) if not asked:
+                return await self._forward_audience(url, cursor, limit)
+            case Remote():
+                return _unavailable("moving", "a partition belongs to another worker")
+            case Moving(reason):
+                return _unavailable("moving", reason)
+
+    async def _forward_audience(self, url: str, cursor: Cursor, limit: int) -> Part | web.Response:
+        query = {"value": cursor.value or "", "limit": str(limit), "cursor": cursor.text()}
+        target = URL(f"{url}/tags/{quote(cursor.tag, safe='')}/users", encoded=True)
+        answer = await self._ask(target.with_query(query))
+        if isinstance(answer, web.Response):
+            return answer
+        status, body = answer
+        try:
+            page = _decode_page(body)
+            following = page.cursor and cursor_of(
+                page.cursor,
+                tag=cursor.tag,
+                value=cursor.value,
+                partitions=self._worker.partition_count,
+            )
+        except ValueError:  # another version's, or of other definitions
+            return _unavailable("moving", "a partition's owner answers in another way")
+        return page.users, following or None
 
     async def _events(self, request: web.Request) -> web.Response:
         # A page of another site may make a browser post here; tools send no Origin.
@@ -288,6 +494,27 @@ class WebServer(Service):
             detail = f"{len(bad)} of {len(events)} events cannot be used; none was taken"
             return _error(400, "refused", detail, events=bad)
         return _json({"accepted": len(events)}, 202)
+
+
+async def _events(content: aiohttp.StreamReader) -> AsyncIterator[tuple[str, bytes]]:
+    """Server-sent events of ours: one line of kind, one of data, an empty one."""
+    kind = ""
+    async for line in content:
+        field, _, value = line.rstrip(b"\n").partition(b": ")
+        if field == b"event":
+            kind = value.decode()
+        elif field == b"data":
+            yield kind, value
+
+
+class _Page(msgspec.Struct):
+    """A page of an audience, as another worker gives it."""
+
+    users: list[dict[str, Any]]
+    cursor: str | None
+
+
+_decode_page = msgspec.json.Decoder(_Page).decode
 
 
 def _split(body: bytes) -> list[bytes]:

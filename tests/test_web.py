@@ -5,6 +5,7 @@ import gzip
 import io
 import logging
 import math
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,13 +15,16 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
+from stream import live, web
+from stream.audience import Cursor
 from stream.errors import SettingError
 from stream.metrics import Metrics
-from stream.web import HOP, MAX_BODY_BYTES, MAX_EVENTS, Local, Moving, Remote, WebServer
+from stream.web import HOP, MAX_BODY_BYTES, MAX_EVENTS, Local, Moving, Part, Remote, WebServer
 
 ANNA = {"user_id": "anna", "tags": {"loyal": {"value": True, "since": "2025-04-30T00:00:00.000Z"}}}
 
@@ -36,7 +40,13 @@ class Worker:
     """Answers what the test says."""
 
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
-    owner: Local | Remote | Moving = field(default_factory=Local)
+    owner_of_all: Local | Remote | Moving = field(default_factory=Local)
+    owners: dict[int, Local | Remote | Moving] = field(default_factory=dict)
+    holders: list[list[str]] = field(default_factory=lambda: [[], []])
+    looks_at: int = 10
+    leaves: bool = False
+    name: str = "http://here"
+    peers: list[str] = field(default_factory=list)
     readiness: tuple[bool, str] = (True, "ready")
     liveness: tuple[bool, str] = (True, "alive")
     embedded: bool = True
@@ -51,10 +61,41 @@ class Worker:
 
     def owner_of(self, user_id: str) -> Local | Remote | Moving:
         self.asked.append(user_id)
-        return self.owner
+        return self.owner_of_all
 
     def user(self, user_id: str) -> dict[str, Any] | None:
         return self.users.get(user_id)
+
+    @property
+    def partition_count(self) -> int:
+        return len(self.holders)
+
+    def owner(self, number: int) -> Local | Remote | Moving:
+        return self.owners.get(number, self.owner_of_all)
+
+    def values(self, tag: str) -> list[str] | None:
+        return {"loyal": ["true"], "tier": ["gold", "basic"]}.get(tag)
+
+    async def audience(self, cursor: Cursor, limit: int) -> Part | None:
+        if self.leaves:
+            return None
+        number, after = cursor.partition, cursor.after.decode()
+        held = [user for user in self.holders[number] if user > after]
+        some = held[: min(limit, self.looks_at)]
+        users = [{"user_id": user, "value": True, "since": "2025"} for user in some]
+        if len(held) > len(some):
+            return users, replace(cursor, after=some[-1].encode())
+        last = number + 1 == self.partition_count
+        return users, None if last else replace(cursor, partition=number + 1, after=b"")
+
+    def state(self) -> dict[str, Any]:
+        return {"worker": self.name, "at": 1}
+
+    def others(self) -> list[str]:
+        return self.peers
+
+    def knows(self, user_id: str) -> bool:
+        return user_id in self.users
 
     def definitions(self) -> list[dict[str, Any]]:
         return [{"name": "loyal", "title": "高复购倾向"}]
@@ -128,7 +169,7 @@ async def two() -> AsyncIterator[tuple[Site, Site]]:
     """The first says that the second owns everybody; the second that it does."""
     async with AsyncExitStack() as stack:
         owner = await stack.enter_async_context(serving(Worker(users={"anna": ANNA})))
-        asked = await stack.enter_async_context(serving(Worker(owner=Remote(owner.url))))
+        asked = await stack.enter_async_context(serving(Worker(owner_of_all=Remote(owner.url))))
         yield asked, owner
 
 
@@ -197,7 +238,7 @@ async def test_what_cannot_be_an_id_is_an_unknown_user(site, path):
 
 async def test_a_user_on_the_move_is_unavailable_and_not_unknown(site):
     """An empty answer would say that nobody knows the user."""
-    site.worker.owner = Moving("partition 3 is being recovered")
+    site.worker.owner_of_all = Moving("partition 3 is being recovered")
     status, body, headers = await site.ask_for("anna")
     assert status == 503
     assert body == {"error": "moving", "detail": "partition 3 is being recovered"}
@@ -220,7 +261,7 @@ async def test_the_owner_is_asked_for_its_user(two):
 async def test_a_look_up_is_sent_on_once(two):
     """Two workers that each believe the other is the owner do not ask each other for ever."""
     asked, owner = two
-    owner.worker.owner = Remote(asked.url)
+    owner.worker.owner_of_all = Remote(asked.url)
     status, body, headers = await asked.ask_for("anna")
     assert (status, body["error"]) == (503, "moving")
     assert "Retry-After" in headers
@@ -231,7 +272,7 @@ async def test_a_look_up_is_sent_on_once(two):
 async def test_an_owner_that_recovers_is_not_an_owner_that_knows_nobody(two):
     """Its 503 stays one."""
     asked, owner = two
-    owner.worker.owner = Moving("partition 3 is being recovered")
+    owner.worker.owner_of_all = Moving("partition 3 is being recovered")
     status, body, headers = await asked.ask_for("anna")
     assert (status, body["error"]) == (503, "moving")
     assert "Retry-After" in headers
@@ -247,7 +288,7 @@ async def test_a_404_of_something_else_at_the_owners_address_is_no_answer():
 
     async with await asyncio.start_server(other_program, "127.0.0.1", 0) as other:
         port = other.sockets[0].getsockname()[1]
-        async with serving(Worker(owner=Remote(f"http://127.0.0.1:{port}"))) as site:
+        async with serving(Worker(owner_of_all=Remote(f"http://127.0.0.1:{port}"))) as site:
             status, body, _ = await site.ask_for("anna")
             assert (status, body["error"]) == (503, "moving")
 
@@ -262,7 +303,7 @@ async def test_an_owner_that_is_silent_costs_a_bounded_time():
 
     async with await asyncio.start_server(silence, "127.0.0.1", 0) as owner:
         port = owner.sockets[0].getsockname()[1]
-        worker = Worker(owner=Remote(f"http://127.0.0.1:{port}"))
+        worker = Worker(owner_of_all=Remote(f"http://127.0.0.1:{port}"))
         async with serving(worker, hop_timeout_s=0.05) as site:
             status, body, headers = await site.ask_for("anna")
         done.set()
@@ -273,9 +314,225 @@ async def test_an_owner_that_is_silent_costs_a_bounded_time():
 
 async def test_an_owner_that_is_gone_is_unavailable(unused_tcp_port):
     """Nothing listens there."""
-    async with serving(Worker(owner=Remote(f"http://127.0.0.1:{unused_tcp_port}"))) as site:
+    async with serving(Worker(owner_of_all=Remote(f"http://127.0.0.1:{unused_tcp_port}"))) as site:
         status, body, _ = await site.ask_for("anna")
         assert (status, body["error"]) == (503, "owner_unreachable")
+
+
+# Audiences
+
+
+async def everybody(site: Site, tag: str = "loyal", **query: str) -> list[str]:
+    """Who has a tag, page after page."""
+    users: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        path = URL(f"/tags/{tag}/users").with_query(cursor=cursor, **query)
+        status, page, _ = await site.ask(str(path))
+        assert status == 200
+        users += [user["user_id"] for user in page["users"]]
+        cursor = page["cursor"]
+    return users
+
+
+@pytest.fixture
+async def three() -> AsyncIterator[list[Site]]:
+    """Three workers that own two of six partitions each, and agree on it."""
+    async with AsyncExitStack() as stack:
+        workers = [Worker(holders=[[] for _ in range(6)]) for _ in range(3)]
+        sites = [await stack.enter_async_context(serving(worker)) for worker in workers]
+        for number in range(6):
+            owner = sites[number // 2]
+            owner.worker.holders[number] = [f"u{number}{letter}" for letter in "abcde"]
+            for site in sites:
+                site.worker.owners[number] = Local() if site is owner else Remote(owner.url)
+        yield sites
+
+
+@pytest.mark.parametrize("limit", ["1", "2", "3", "7", "1000"])
+async def test_an_audience_is_gathered_from_all_workers(three, limit):
+    """Everybody once, in whatever pages, whoever is asked."""
+    expected = [f"u{number}{letter}" for number in range(6) for letter in "abcde"]
+    for site in three:
+        site.worker.looks_at = 3
+        assert await everybody(site, limit=limit) == expected
+
+
+async def test_a_page_has_what_was_asked_for(three):
+    """Values are echoed; one hop gives the owner's consecutive partitions."""
+    status, page, _ = await three[0].ask("/tags/loyal/users?value=true&cursor=")
+    assert (status, page["tag"], page["value"], page["cursor"]) == (200, "loyal", "true", None)
+    assert page["users"][0] == {"user_id": "u0a", "value": True, "since": "2025"}
+    assert three[0].forwards() == {"ok": 2}
+
+
+async def test_a_page_that_an_owner_cannot_give_is_refused_whole(three):
+    """Never a part of an audience as the whole."""
+    three[1].worker.owners[3] = Moving("the partition is being recovered")
+    status, body, headers = await three[0].ask("/tags/loyal/users")
+    assert (status, body["error"]) == (503, "moving")
+    assert int(headers["Retry-After"]) > 0
+    del three[1].worker.owners[3]
+    three[1].worker.leaves = True
+    assert (await three[1].ask("/tags/loyal/users"))[0] == 503
+    assert (await three[0].ask("/tags/loyal/users"))[0] == 503
+    await three[2].server.stop()
+    three[1].worker.leaves = False
+    status, body, _ = await three[0].ask("/tags/loyal/users")
+    assert (status, body["error"]) == (503, "owner_unreachable")
+
+
+async def test_an_owner_that_sends_on_what_it_is_asked_is_no_owner(three):
+    """Two workers that each believe the other has it."""
+    three[1].worker.owners[2] = Remote(three[0].url)
+    status, body, _ = await three[0].ask("/tags/loyal/users")
+    assert (status, body["error"]) == (503, "moving")
+
+
+async def test_an_owner_with_other_definitions_gives_no_page(three, monkeypatch):
+    """It does not know the tag: that nobody has it would be wrong."""
+    monkeypatch.setattr(three[1].worker, "values", lambda tag: None)
+    status, body, _ = await three[0].ask("/tags/loyal/users")
+    assert (status, body["error"]) == (503, "moving")
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("value=no", "bad_value"),
+        ("limit=0", "bad_limit"),
+        ("limit=1001", "bad_limit"),
+        ("limit=ten", "bad_limit"),
+        ("limit=%C2%B2", "bad_limit"),
+        ("cursor=x", "bad_cursor"),
+        ("cursor=%E4%B8%AD", "bad_cursor"),
+        ("cursor=" + Cursor("tier", None, 0, b"").text(), "bad_cursor"),
+        ("cursor=" + Cursor("loyal", "true", 0, b"").text(), "bad_cursor"),
+        ("cursor=" + Cursor("loyal", None, 2, b"").text(), "bad_cursor"),
+        ("cursor=" + Cursor("loyal", None, -1, b"").text(), "bad_cursor"),
+    ],
+)
+async def test_a_parameter_that_cannot_be_used_is_named(site, query, error):
+    """A cursor of another audience too."""
+    status, body, _ = await site.ask(f"/tags/loyal/users?{query}")
+    assert (status, body["error"]) == (400, error)
+    assert body["detail"].startswith(query.partition("=")[0])
+
+
+async def test_the_audience_of_no_tag(site):
+    """Not an empty one."""
+    status, body, _ = await site.ask("/tags/nothing/users")
+    assert (status, body["error"]) == (404, "unknown_tag")
+
+
+# The page and its events
+
+
+async def test_the_page_and_its_files(site):
+    """From this worker and no other place, and never from an old cache."""
+    async with site.client.get(site.url + "/") as answer:
+        page = await answer.text()
+        assert (answer.status, answer.content_type) == (200, "text/html")
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Cache-Control"] == "no-cache"
+    named = set(re.findall(r'(?:href|src)="(page/[^"]+)"', page))
+    assert named == {"page/page.css", "page/page.js"}
+    for name in [*named, "page/model.js", "page/text.js"]:
+        async with site.client.get(f"{site.url}/{name}") as answer:
+            text = await answer.text()
+            assert (answer.status, answer.charset) == (200, "utf-8")
+            assert answer.content_type in ("text/css", "text/javascript")
+            assert "http://" not in text.replace("http://www.w3.org", "")
+    status, body, _ = await site.ask("/page/..%2F__init__.py")
+    assert (status, body["error"]) == (404, "not_found")
+
+
+@asynccontextmanager
+async def watching(site: Site) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
+    """Its events, as a browser hears them."""
+
+    async def events(answer: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Any]]:
+        kind = ""
+        async for line in answer.content:
+            field, _, value = line.decode().rstrip("\n").partition(": ")
+            if field == "event":
+                kind = value
+            elif field == "data":
+                yield kind, orjson.loads(value)
+
+    async with asyncio.timeout(30), site.client.get(site.url + "/live") as answer:
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+        assert answer.headers["Cache-Control"] == "no-store"
+        yield events(answer)
+
+
+async def heard(events: AsyncIterator[tuple[str, Any]], kind: str) -> Any:
+    async for found, data in events:
+        if found == kind:
+            return data
+    raise AssertionError(f"ended without {kind}")
+
+
+async def test_a_watcher_hears_what_is_committed(site):
+    """As it was said, and how the worker stands."""
+    async with watching(site) as events:
+        assert await heard(events, "state") == {"worker": "http://here", "at": 1}
+        site.server.live.committed([(b"anna", b'{"tag":"loyal"}')], [(b"anna", b'{"at":2}')])
+        assert await heard(events, "change") == {"tag": "loyal"}
+        assert await heard(events, "warning") == {"at": 2}
+
+
+async def test_a_watcher_hears_all_workers(two):
+    """What one hears of the other goes no further."""
+    asked, owner = two
+    asked.worker.peers, owner.worker.peers = [owner.url], [asked.url]
+    async with watching(asked) as here, watching(owner) as there:
+        await heard(here, "state")
+        await heard(there, "state")
+        while not (asked.server.live._heard and owner.server.live._heard):
+            await heard(here, "state")
+        owner.server.live.committed([(b"anna", b'{"n":1}')], [])
+        assert await heard(here, "change") == {"n": 1}
+        assert await heard(there, "change") == {"n": 1}
+        owner.server.live.committed([(b"anna", b'{"n":2}')], [])
+        assert await heard(there, "change") == {"n": 2}
+    async with asyncio.timeout(30):
+        while asked.server.live._watchers or owner.server.live._watchers:
+            await asyncio.sleep(0)
+
+
+async def test_a_watcher_that_does_not_read_is_dropped(site, monkeypatch):
+    """It costs its buffer and no more, and not for long."""
+    monkeypatch.setattr(web, "_SLOW_S", 0.05)
+    monkeypatch.setattr(live, "PACE_S", 0.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port, limit=1)
+    writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(30):
+        while not site.server.live._watchers:
+            await asyncio.sleep(0)
+        while site.server.live._watchers:
+            rows = [(b"anna", b'"%s"' % (b"x" * 50_000))] * live.WAITING
+            site.server.live.committed(rows, [])
+            await asyncio.sleep(0.001)  # the socket's buffers fill
+        while ("/live", "GET", "2xx") not in site.requests():
+            await asyncio.sleep(0)
+    writer.close()
+
+
+async def test_there_is_no_room_for_any_number_of_watchers(site, monkeypatch):
+    """Come again later."""
+    monkeypatch.setattr(live, "WATCHERS", 0)
+    status, body, headers = await site.ask("/live")
+    assert (status, body["error"]) == (503, "crowded")
+    assert "Retry-After" in headers
+
+
+async def test_a_worker_that_stops_ends_what_goes_on():
+    """At once: nobody waits for a watcher."""
+    async with serving(Worker()) as site, watching(site) as events:
+        await heard(events, "state")
+        await site.server.stop()
+        assert [event async for event in events if event[0] != "state"] == []
 
 
 # Definitions and metrics

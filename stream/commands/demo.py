@@ -262,7 +262,8 @@ def _shown(value: object) -> str:
 def _welcome(count: int, port: int, user_id: str) -> str:
     return (
         f"{count:,} events of eighteen months wait in an embedded broker.\n"
-        f"HTTP is up: http://127.0.0.1:{port}/users/{user_id} · /tags · /metrics"
+        f"HTTP is up. Open the page: http://127.0.0.1:{port}/\n"
+        f"One user: http://127.0.0.1:{port}/users/{user_id} · also /tags · /metrics"
     )
 
 

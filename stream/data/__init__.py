@@ -1,4 +1,4 @@
-"""Packaged data: real CDNOW orders for the demo, and the shipped tag definitions.
+"""Packaged data: real CDNOW orders for the demo, the shipped tag definitions, and the page.
 
 ``cdnow.csv.gz`` is the CDNOW master data set: all 23,570 customers of an online music shop
 who first ordered in the first quarter of 1997, and their 69,659 orders until 1998-06-30.
@@ -13,3 +13,4 @@ from typing import Final
 
 CDNOW: Final = Path(__file__).with_name("cdnow.csv.gz")
 TAGS: Final = Path(__file__).with_name("tags.yaml")
+PAGE: Final = Path(__file__).with_name("page")
