@@ -1,8 +1,9 @@
-"""How fast one worker runs purchases on a real Kafka, beside the common Faust way.
+"""How fast one worker runs purchases on a real Kafka, beside Kafka Streams and Faust.
 
-The shipped tags, churn warnings on; first the worker, then stock Faust
-(`common_faust.py`). Faust gets a twentieth of the events and of the users, since it would
-take all night: each of its users lives through the same, and more of them fit its caches.
+First the worker: the shipped tags, churn warnings on. Then, where there are a JDK and Maven,
+one of those tags in Kafka Streams (`kafka_streams/`). Then all of them in the common Faust
+way (`common_faust.py`), over a twentieth of the events and of the users, since it would take
+all night: each of its users lives through the same, and more of them fit its caches.
 """
 
 import json
@@ -18,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.bench import rig
+from tests.bench.kafka_streams import job
 from tests.broker.cluster import ends_with_us, free_port
 from tests.broker.harness import Service
 from tests.broker.purchases import Sent
@@ -29,15 +31,22 @@ SCALE = 20
 def main() -> None:
     options = rig.arguments(__doc__, events=1_000_000, users=50_000, days=30, partitions=4)
     events, users, days = options.events, options.users, options.days
+    rows = []
     with rig.deployed(partitions=options.partitions) as service:
         service.send(rig.orders(events, users, days=days))
         ours = rig.work_off(service)
         service.workers["worker"].stop()
+        rows.append(["tagstream, everything", *ours.cells])
+        if lacks := job.missing():
+            rows.append([f"Kafka Streams: {lacks}", "-", "-", "-"])
+        else:
+            rows.append(["Kafka Streams, one tag", *job.run(service).cells])
         common = common_way(service, rig.orders(events // SCALE, users // SCALE, days=days))
+        rows.append(["common Faust way", *common.cells])
     rig.show(
         f"purchases: {ours.per_s / common.per_s:.1f} times the common Faust way",
         ["", *rig.Pace.COLUMNS],
-        [["tagstream", *ours.cells], ["common Faust way", *common.cells]],
+        rows,
     )
 
 

@@ -51,15 +51,15 @@ def missing() -> str | None:
     return f"{' and '.join(lacks)} on PATH; install openjdk-17-jre-headless and maven"
 
 
-def fetch() -> Path:
-    """Copy Kafka's jars into the cache, unless they are there; returns their folder."""
-    jars = _jars()
+def fetch(pom: Path = POM) -> Path:
+    """Copy the jars that ``pom`` names into the cache, unless they are there; their folder."""
+    jars = _jars(pom)
     if jars.exists():
         return jars
     jars.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=jars.parent) as unfinished:
         copied = Path(unfinished, "jars")
-        maven = ["mvn", "-q", "-B", "-f", str(POM), "dependency:copy-dependencies"]
+        maven = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"]
         done = subprocess.run(
             [*maven, f"-DoutputDirectory={copied}"],
             stdin=subprocess.DEVNULL,
@@ -67,7 +67,7 @@ def fetch() -> Path:
             text=True,
         )
         if done.returncode:
-            raise RuntimeError(f"Maven could not fetch Kafka:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(f"Maven could not fetch {pom}:\n{done.stdout}{done.stderr}")
         try:
             copied.rename(jars)  # whole or not at all
         except OSError:
@@ -76,9 +76,9 @@ def fetch() -> Path:
     return jars
 
 
-def _jars() -> Path:
+def _jars(pom: Path = POM) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "tagstream" / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+    return cache / "tagstream" / f"kafka-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
 
 
 def _java_version() -> int:
