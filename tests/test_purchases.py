@@ -207,7 +207,10 @@ def test_years_of_orders_equal_the_reference(seed):
         if number % 50 == 0:
             person = reference.people[0, "u1"]
             features = {name: read(solo.user) for name, read in FEATURES.items()}
-            assert features == {name: reference.features(person)[name] for name in features}
+            assert features == {
+                name: reference.features(person, person.lives["purchases"])[name]
+                for name in features
+            }
     assert len(solo.user.days) < 500
 
 
