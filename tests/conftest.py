@@ -11,11 +11,13 @@ import pytest
 
 from tests.broker import cluster
 from tests.k8s import tools
+from tests.page import browser
 
 #: By marker: what its tests need, and what of that this machine lacks, with the remedy; None
 #: where it lacks nothing.
 NEEDS: dict[str, tuple[str, Callable[[], str | None]]] = {
     "broker": ("a real Apache Kafka", cluster.missing),
+    "browser": ("Chromium", browser.missing),
     "kubectl": ("kubectl", tools.missing),
 }
 LEFT_OUT = pytest.StashKey[list[str]]()

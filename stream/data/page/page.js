@@ -17,6 +17,7 @@ const model = new Model();
 const held = { changes: false, warnings: false }; // lists that stand still, being pointed at
 const drawn = { changes: null, warnings: null };
 let paused = false;
+let only = null; // the status of warnings that somebody wants to see
 let heardAt = 0;
 
 // Listening
@@ -71,7 +72,7 @@ function draw() {
   drawStatus();
   drawTiles();
   drawFeed("changes", model.changes.filter(({ tag }) => !$("filter").value || tag === $("filter").value), (one) => changeLine(one, model));
-  drawFeed("warnings", model.warnings, warningLine);
+  drawFeed("warnings", model.warnings.filter(({ status }) => !only || status === only), warningLine);
   say($("skipped"), model.skipped ? t("skipped", { n: number(model.skipped) }) : "");
 }
 
@@ -115,7 +116,7 @@ function drawFeed(name, records, line) {
   const lines = records.slice(0, LINES);
   if (held[name] || (name === "changes" && paused) || same(lines, drawn[name])) return;
   const [list, focused] = [$(name), document.activeElement];
-  if (list.contains(focused)) return; // somebody is at one with the keyboard
+  if (list.contains(focused) && focused.matches(":focus-visible")) return; // the keyboard is at one
   drawn[name] = lines;
   list.replaceChildren(...lines.map(line));
   $(`${name}-empty`).hidden = lines.length > 0;
@@ -149,14 +150,14 @@ function warningLine(warning) {
 
 function drawWarningTotals() {
   const [right, wrong] = [model.warningTotal("right"), model.warningTotal("wrong")];
-  const totals = {
-    raised: number(model.warningTotal("raised")),
-    returned: number(model.warningTotal("returned")),
-    churned: number(model.warningTotal("churned")),
-    precision: right + wrong ? `${number(100 * right / (right + wrong), 1)} %` : "–",
-  };
-  $("warning-totals").replaceChildren(...Object.entries(totals).map(([name, value]) =>
-    h("div", { title: t("totalsNote") }, h("dt", null, under("totals", name)), h("dd", null, value))));
+  const judged = right + wrong ? `${number(100 * right / (right + wrong), 1)} %` : "–";
+  for (const button of $("warning-totals").children) {
+    const status = button.dataset.status;
+    const [count, name] = button.children;
+    say(count, status === "scored" ? judged : number(model.warningTotal(status)));
+    say(name, under("totals", status));
+    button.setAttribute("aria-pressed", String(status === only));
+  }
 }
 
 function drawPopulation() {
@@ -202,6 +203,7 @@ function drawHealth() {
   const count = (n) => (n === null ? t("none") : number(n));
   table($("domains"), ["source", "applied", "refused", "lag", "time", "deadlines"].map((key) => t(key)),
     domains.map((one) => [under("domains", one.name), number(one.applied), number(one.refused), count(one.waiting), time(one.time), number(one.deadlines)]));
+  say($("zone"), t("zone", { zone: model.timeZone }));
   const [all, seen] = [model.partitionCount, model.partitions.length];
   say($("partition-summary"), t("partitionSummary", { seen, all }));
   const byNumber = new Map(model.partitions.map((one) => [one.number, one]));
@@ -254,6 +256,13 @@ $("pause").addEventListener("click", () => {
   say($("pause"), t(paused ? "resume" : "pause"));
 });
 $("filter").addEventListener("change", draw);
+$("warning-totals").addEventListener("click", (event) => {
+  const status = event.target.closest("button")?.dataset.status;
+  if (!status) return;
+  only = status === only ? null : status;
+  drawWarningTotals();
+  draw();
+});
 $("search").addEventListener("submit", (event) => {
   event.preventDefault();
   look($("id").value.trim(), model);

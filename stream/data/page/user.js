@@ -4,6 +4,7 @@ import { $, h } from "./dom.js";
 import { daysSince, featureName, moment, t, titleOf, under, valueText } from "./text.js";
 
 const TRIES = 5;
+const AGAIN_MS = 5_000; // the one shown is asked for again: numbers move between changes of tags
 
 let shown = null; // {id, user, model}
 let asked = 0;
@@ -23,6 +24,8 @@ export function touched(id) {
   if ($("user").open && shown?.id === id) ask();
 }
 
+setInterval(() => { if (shown?.user) touched(shown.id); }, AGAIN_MS);
+
 /** Say all again, in another language. */
 export function repaint() {
   if ($("user").open && shown?.user) paint();
@@ -34,9 +37,10 @@ async function ask() {
     const answer = await fetch(`users/${encodeURIComponent(about.id)}`).catch(() => null);
     if (turn !== asked) return;
     if (answer?.ok) {
-      about.user = await answer.json();
-      if (turn === asked) paint();
-      return;
+      const user = await answer.json();
+      if (turn !== asked || JSON.stringify(user) === JSON.stringify(about.user)) return;
+      about.user = user;
+      return paint();
     }
     if (answer?.status === 503 && tries < TRIES) {
       tell("moving");
