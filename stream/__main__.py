@@ -14,7 +14,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stream.commands import demo, generate, load, replay, tags, topics, user, worker
+from stream.commands import (
+    audience,
+    dead_letters,
+    demo,
+    erase,
+    generate,
+    load,
+    replay,
+    tags,
+    topics,
+    user,
+    worker,
+)
 from stream.errors import TagstreamError
 from stream.settings import unknown_variables
 
@@ -82,7 +94,10 @@ app.command(rich_help_panel="Service")(replay.replay)
 app.command(rich_help_panel="Data")(generate.generate)
 app.command(rich_help_panel="Data")(load.load)
 app.command(rich_help_panel="Data")(topics.topics)
+app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel="Data")
 app.command(rich_help_panel="Definitions and users")(user.user)
+app.command(rich_help_panel="Definitions and users")(audience.audience)
+app.command(rich_help_panel="Definitions and users")(erase.erase)
 app.add_typer(tags.app, name="tags", rich_help_panel="Definitions and users")
 
 

@@ -15,14 +15,16 @@ from enum import Enum
 from stream.settings import Settings
 
 CHANGELOG = "tagstream-state-changelog"
+USER_TAGS = "user-tags"
+DEAD_LETTERS = "dead-letters"
 DAY_MS = 86_400_000
 
 #: What outputs and changelog are created with; where it says less, records would be lost.
 OUTPUTS: Mapping[str, Mapping[str, str]] = {
     "tag-changes": {"cleanup.policy": "delete", "retention.ms": str(30 * DAY_MS)},
     "churn-warnings": {"cleanup.policy": "delete", "retention.ms": str(90 * DAY_MS)},
-    "dead-letters": {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
-    "user-tags": {"cleanup.policy": "compact", "delete.retention.ms": str(7 * DAY_MS)},
+    DEAD_LETTERS: {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)},
+    USER_TAGS: {"cleanup.policy": "compact", "delete.retention.ms": str(7 * DAY_MS)},
     CHANGELOG: {"cleanup.policy": "compact", "delete.retention.ms": str(7 * DAY_MS)},
 }
 #: How long sources keep records is their producers' and operators' to say. Append time is what

@@ -35,7 +35,10 @@ from stream.settings import Settings
 from stream.topics import CHANGELOG, DAY_MS, Problem, Topic, Weight, problems, wanted
 from tests.reference import Reference, by_user
 
-COMMANDS = ("demo", "generate", "load", "replay", "tags", "topics", "user", "worker")
+COMMANDS = (
+    *("audience", "dead-letters", "demo", "erase", "generate", "load", "replay"),
+    *("tags", "topics", "user", "worker"),
+)
 
 
 def run(*args: str | Path, stdin: bytes | None = None, **environ: str) -> Result:
