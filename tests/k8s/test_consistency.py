@@ -4,6 +4,8 @@ import re
 from dataclasses import fields
 from urllib.parse import urlsplit
 
+import pytest
+
 from stream import data
 from stream.app import GROUP
 from stream.commands.worker import SHUTDOWN_S
@@ -193,6 +195,7 @@ def test_the_definitions_are_the_packaged_ones():
     assert load(K8S / "base/tags.yaml", discover()).warnings == ()
 
 
+@pytest.mark.kubectl
 def test_production_is_redundant_and_pinned():
     """Several workers on as many nodes, an image that cannot change, and its metrics watched."""
     assert {"dev", "prod"} <= set(OVERLAYS)
