@@ -12,6 +12,7 @@ import pytest
 from tests.broker import cluster
 from tests.k8s import tools
 from tests.k8s.control_plane import cluster as control_plane
+from tests.observability import prometheus
 from tests.page import browser
 
 #: By marker: what its tests need, and what of that this machine lacks, with the remedy; None
@@ -21,6 +22,7 @@ NEEDS: dict[str, tuple[str, Callable[[], str | None]]] = {
     "browser": ("Chromium", browser.missing),
     "kubectl": ("kubectl", tools.missing),
     "control_plane": ("a Kubernetes control plane", control_plane.missing),
+    "prometheus": ("Prometheus", prometheus.missing),
 }
 LEFT_OUT = pytest.StashKey[list[str]]()
 
