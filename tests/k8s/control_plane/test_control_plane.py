@@ -6,6 +6,7 @@ see `tests/k8s/control_plane/cluster.py` for what that leaves out.
 
 import json
 import secrets
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -44,8 +45,8 @@ class Deployed:
     def apply(self, *, overlay: Path | None = None) -> None:
         """As strictly as the server can: unknown fields are refused, no warning is let pass."""
         done = self.plane.kubectl(
-            *("apply", "--server-side", "--validate=strict", "--warnings-as-errors"),
-            *("--kustomize", overlay or self.overlay),
+            *("apply", "--server-side", "--force-conflicts", "--validate=strict"),
+            *("--warnings-as-errors", "--kustomize", overlay or self.overlay),
         )
         assert done.returncode == 0, done.stderr
         assert "Warning" not in done.stderr
@@ -296,6 +297,32 @@ def test_scaled_up_and_down_again_the_disks_of_those_that_left_are_gone(deployed
         name: pod["metadata"]["uid"] for name, pod in before.items()
     }
     assert deployed.claims() == {f"data-{name}" for name in before}
+
+
+def test_stopped_as_a_whole_and_started_again_workers_find_their_disks(deployed):
+    """What README says for a release that needs all workers stopped."""
+    before = {claim["metadata"]["uid"] for claim in deployed.get("pvc")["items"]}
+    deployed.do("delete", "statefulset", "tagstream")
+    for name in deployed.pods():
+        deployed.do("wait", "--for=delete", f"pod/{name}", WAIT)
+    assert deployed.pods() == {}
+    deployed.apply()
+    deployed.until_rolled_out()
+    assert {claim["metadata"]["uid"] for claim in deployed.get("pvc")["items"]} == before
+
+
+def test_the_number_of_workers_is_handed_over_to_keda(deployed):
+    """By the command in the component; without it Kubernetes would take it back to 1."""
+    text = (K8S / "components/autoscaling/kustomization.yaml").read_text()
+    lines = [line.removeprefix("#   ") for line in text.splitlines() if line.startswith("#   ")]
+    command, *manifest = (line for line in lines if line != "END")
+    before = deployed.pods()
+    program, *arguments = shlex.split(command.removesuffix(" <<'END'"))
+    assert program == "kubectl"
+    deployed.plane.said(*arguments, given="\n".join(manifest))
+    deployed.apply(overlay=K8S / "overlays/prod-autoscaled")
+    deployed.until_rolled_out()
+    assert deployed.pods().keys() == before.keys()
 
 
 @pytest.mark.parametrize("overlay", ["prod-autoscaled"], indirect=True)
