@@ -38,7 +38,7 @@ class Cursor(msgspec.Struct, array_like=True, frozen=True):
         return base64.urlsafe_b64encode(_encode(self)).decode().rstrip("=")
 
 
-class BadCursorError(ValueError):
+class UnknownCursorError(ValueError):
     """No cursor of ours, or of another audience."""
 
 
@@ -50,7 +50,7 @@ def cursor_of(text: str, *, tag: str, value: str | None, partitions: int) -> Cur
     """The cursor that ``text`` is; the beginning where it is empty.
 
     Raises:
-        BadCursorError: it is none of this audience.
+        UnknownCursorError: it is none of this audience.
 
     >>> cursor_of(Cursor("loyal", None, 3, b"u1").text(), tag="loyal", value=None, partitions=8)
     Cursor(tag='loyal', value=None, partition=3, after=b'u1')
@@ -62,9 +62,9 @@ def cursor_of(text: str, *, tag: str, value: str | None, partitions: int) -> Cur
             base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         )
     except (binascii.Error, ValueError) as error:  # msgspec's errors are ValueErrors
-        raise BadCursorError from error
+        raise UnknownCursorError from error
     if (cursor.tag, cursor.value) != (tag, value) or not 0 <= cursor.partition < partitions:
-        raise BadCursorError
+        raise UnknownCursorError
     return cursor
 
 

@@ -32,7 +32,7 @@ from mode import Service
 from yarl import URL
 
 from stream import data, live, schemas
-from stream.audience import MOST, PAGE, BadCursorError, Cursor, cursor_of
+from stream.audience import MOST, PAGE, UnknownCursorError, Cursor, cursor_of
 from stream.errors import SettingError
 from stream.live import Live, LostError
 from stream.metrics import OTHER, Metrics
@@ -403,7 +403,7 @@ class WebServer(Service):
             return _error(404, "unknown_tag", "no such tag is defined")
         value, limit = request.query.get("value") or None, request.query.get("limit") or str(PAGE)
         if value is not None and value not in values:
-            return _error(400, "bad_value", f"value: allowed: {', '.join(values)}")
+            return _error(404, "unknown_value", f"value: allowed: {', '.join(values)}")
         if not (
             limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= MOST
         ):
@@ -415,8 +415,8 @@ class WebServer(Service):
                 value=value,
                 partitions=self._worker.partition_count,
             )
-        except BadCursorError:
-            return _error(400, "bad_cursor", "cursor: none of this audience's")
+        except UnknownCursorError:
+            return _error(404, "unknown_cursor", "cursor: no page of this audience begins there")
         users: list[dict[str, Any]] = []
         until, first = time.monotonic() + _PAGE_S, cursor
         while cursor is not None and len(users) < int(limit):
@@ -475,7 +475,9 @@ class WebServer(Service):
         try:
             events = _split(await request.read())
         except (web.RequestPayloadError, ConnectionResetError):
-            return _error(400, "bad_request", "the body is not in its Content-Encoding, or cut off")
+            answer = _error(400, "bad_request", "not in its Content-Encoding, or cut off")
+            answer.force_close()  # what follows on the connection cannot be read either
+            return answer
         except (msgspec.DecodeError, RecursionError):
             return _error(400, "malformed", "the body is neither a JSON object nor an array")
         if len(events) > MAX_EVENTS:
