@@ -32,7 +32,7 @@ from mode import Service
 from yarl import URL
 
 from stream import data, live, schemas
-from stream.audience import MOST, PAGE, UnknownCursorError, Cursor, cursor_of
+from stream.audience import MOST, PAGE, Cursor, UnknownCursorError, cursor_of
 from stream.errors import SettingError
 from stream.live import Live, LostError
 from stream.metrics import OTHER, Metrics
