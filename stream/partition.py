@@ -43,6 +43,7 @@ from stream.store import (
     deadline_in,
     index_key,
 )
+from stream.store import Row as StoreRow
 from stream.topics import CHANGELOG
 from stream.users import Table, Users
 
@@ -414,12 +415,11 @@ class Partition:
         if profile is None:
             return None, records
         for feed in self.feeds.values():
-            user, table = feed.users.peek(key), feed.table
-            if user is not None and user.newest_ms >= 0:
-                copy, out = table.decode(table.encode(user)), Outputs()
-                table.fire(copy, feed.place.time_ms, out)
-                follow(profile, feed.name, out, copy.clock_ms, None)
-                records[feed.name] = copy
+            user, out = feed.users.peek(key), Outputs()
+            if user is not None:
+                feed.table.fire(user, feed.place.time_ms, out)
+                follow(profile, feed.name, out, user.clock_ms, None)
+                records[feed.name] = user
         return profile, records
 
     # -- what comes in
@@ -477,7 +477,8 @@ class Partition:
             await self._apply_soon.wait()
 
     def _has_room(self) -> bool:
-        return not any(feed.users.is_crowded for feed in self.feeds.values())
+        crowded = any(feed.users.rows.is_crowded for feed in self.feeds.values())
+        return not crowded and not self.profiles.rows.is_crowded
 
     def _apply(self, feed: Feed, chunk: Chunk) -> None:
         place, records = feed.place, chunk.records
@@ -501,8 +502,7 @@ class Partition:
         newest_ms, delay_ms = place.newest_ms, self._delay_ms
         # An event dated ahead counts no more than the clock, and as the clock goes on, more.
         time_ms = max(place.time_ms, min(newest_ms, cap_ms) - delay_ms)
-        users, apply, out = feed.users, feed.table.apply, self._out
-        young, changed, changes = users.young, users.changed, gathered.changes
+        users, apply, out, changes = feed.users, feed.table.apply, self._out, gathered.changes
         unusual: Counter[tuple[Any, str]] = Counter()  # outcomes other than "applied"
         behind_s: list[float] = []  # of events behind the partition's time
         for record, event in zip(records, decoded, strict=True):
@@ -511,14 +511,15 @@ class Partition:
                 self._refuse(feed, record, event.code, event.detail)
                 continue
             ts_ms = event.ts
-            user = young.get(key)
+            user = users.get(key)
             if user is None or ts_ms > latest_ms:
                 refused = self._misplaced(key, ts_ms, latest_ms)
                 if refused:
                     self._refuse(feed, record, *refused)
                     unusual[event.__class__, refused[0]] += 1
                     continue
-                user = users.load(key) or users.add(key, event.user_id)
+                if user is None:
+                    user = users.new(event.user_id)
             outcome = apply(user, event, time_ms, out)
             if outcome != "applied":
                 unusual[event.__class__, outcome] += 1
@@ -527,7 +528,7 @@ class Partition:
                     continue
                 if outcome != "late":
                     continue
-            changed[key] = user
+            users.put(key, user)
             if out.heard is not None or out.steps or out.warnings or out.erased_ms:
                 said = len(changes)
                 self._settle(feed, key, user, event.event_id)
@@ -560,11 +561,11 @@ class Partition:
     def _settle(self, feed: Feed, key: bytes, user: Any, event_id: str | None) -> None:
         """Fold what was said of a user into the profile, and gather all that follows."""
         out, gathered, position, profiles = self._out, self._gathered, self.position, self.profiles
-        profile = profiles.change(key, user.user_id)
+        profile = profiles.get(key, user.user_id)
         was_known, was_tagged = bool(profile.domains), bool(profile.tags)
         told = profiles.table.follow(profile, feed.name, out, user.clock_ms, event_id)
+        profiles.put(key, profile, retold=bool(told))
         if told:
-            profiles.retell(key)
             position.tagged += bool(profile.tags) - was_tagged
         position.users += bool(profile.domains) - was_known
         gathered.say(key, told, out.warnings)
@@ -600,7 +601,7 @@ class Partition:
         position = feed.table.positions.get(name)
         if position is not None:
             return user.values[position]
-        held = self.profiles.of(key, user.user_id).tags.get(name)
+        held = self.profiles.get(key, user.user_id).tags.get(name)
         return None if held is None else held.value
 
     def _measure(self, feed: Feed, records: Sequence[Any], decoded: Sequence[Any]) -> None:
@@ -624,11 +625,10 @@ class Partition:
         """The user was erased in one domain: mark it, and have the others speak up."""
         feed.users.erase(user.user_id, ts_ms)
         for other in self.feeds.values():
-            users = other.users
-            known = users.young.get(key) or users.load(key)
+            known = other.users.get(key)
             if known is not None and other is not feed:
                 known.heard_day = NO_DAY  # what is newer than the erasure lifts its ban
-                users.changed[key] = known
+                other.users.put(key, known)
 
     def _misplaced(self, key: bytes, ts_ms: int, latest_ms: int) -> tuple[Code, str] | None:
         settings = self._settings
@@ -660,7 +660,7 @@ class Partition:
         """Fire a bounded number of deadlines that are due; whether there were any."""
         fired = False
         for feed in self.feeds.values():
-            if feed.is_due and len(feed.users.changed) < FIRED_USERS:
+            if feed.is_due and feed.users.waiting < FIRED_USERS:
                 fired |= self._fire(feed)
         return fired
 
@@ -670,32 +670,28 @@ class Partition:
         if not due:
             feed.floor_ms = self.store.first_due(feed.code, feed.cursor)
             return False
+        rows: list[StoreRow] = []
         index: list[IndexChange] = []
         for entry in due:
             key = entry[2 + DEADLINE_BYTES :]
-            user = users.young.get(key) or users.load(key)
-            if user is None:
-                index.append((entry, False))  # erased since
+            user = users.get(key)
+            if user is None or user.deadline_ms != deadline_in(entry):
+                index.append((entry, False))  # erased since, or has another
                 continue
-            if users.is_waiting(key):
-                # What the disk says of this user goes with his flush, or not at all. Where that
-                # is under way and nothing is due, the entry goes with it.
-                if self._pass_time(feed, key, user) or key in users.changed:
-                    users.changed[key] = user
-                    users.spend(entry)
-                continue
-            if self._pass_time(feed, key, user) or self._is_done(feed, user):
-                users.changed[key] = user
-                users.spend(entry)
-                continue
-            # Nothing changed but the next deadline: no row, no transaction.
-            index.append((entry, False))
-            index.append((index_key(feed.code, user.deadline_ms, key), True))
+            changed = feed.table.fire(user, time_ms, self._out)
+            if changed or users.is_waiting(key):
+                # What the disk says of this user goes with his flush, or not at all.
+                users.put(key, user, spent=entry)
+            else:  # no transaction
+                row, moved = users.moved(key, user)
+                rows += row
+                index += moved
+            if not self._out.is_silent:
+                self._settle(feed, key, user, None)
         if index:
-            self.store.write_index(index)
+            self.store.move(rows, index)
         feed.cursor = due[-1] + b"\0"
-        users.trim()
-        if users.changed:
+        if users.waiting:
             self._gather()
         self._metrics.deadlines_fired(feed.name, len(due))
         return True
@@ -704,21 +700,6 @@ class Partition:
         """Look at some profiles, all of them once a day: who has had which tag for long."""
         time_ms = max(feed.place.time_ms for feed in self.feeds.values())
         return self._stability.look(self.store, self.profiles.table, time_ms)
-
-    def _pass_time(self, feed: Feed, key: bytes, user: Any) -> bool:
-        """Fire what is due of a user; whether the record has to be written."""
-        fired = feed.table.fire(user, feed.place.time_ms, self._out)
-        if not self._out.is_silent:
-            self._settle(feed, key, user, None)
-        return fired
-
-    def _is_done(self, feed: Feed, user: Any) -> bool:
-        """Find the next deadline of a user; whether that was the last, which a row has to say."""
-        had = user.deadline_ms
-        if feed.table.deadline_ms(user) < NEVER:
-            return False
-        user.deadline_ms = had  # what the index has; `Users.take` finds the rest
-        return True
 
     # -- committing
 
@@ -804,7 +785,7 @@ class Partition:
         self.store.write(changelog, index, applied)
         self.profiles.written()
         for feed in self.feeds.values():
-            feed.users.written(gathered.events)
+            feed.users.written()
             if (first := _first_put(feed.code, index)) is not None:
                 feed.cursor = min(feed.cursor, first)
                 feed.floor_ms = min(feed.floor_ms, deadline_in(first))

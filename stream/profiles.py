@@ -1,8 +1,7 @@
-"""The profiles of one partition's users: in memory while in use, all of them in the store.
+"""The profiles of one partition's users: rows in memory, decoded at the touch.
 
-As with the users of a domain (`stream/users.py`), a profile that changed stays in memory until it
-has been written, and memory is bounded by two generations. What is in a profile is
-`tables/profile.py`; here it is bytes under ``u`` and the user's key.
+As with the users of a domain (`stream/users.py`): whoever changes a profile puts it back. What is
+in a profile is `tables/profile.py`; here it is bytes under ``u`` and the user's key.
 """
 
 from collections import Counter
@@ -14,12 +13,11 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from stream.journal import Row as Output
+from stream.rows import Rows
 from stream.store import PROFILE, Row, Store
 
 STABLE_MS = 30 * 86_400_000  # a tag held so long with one value is stable
 SURVEYED = 200  # profiles looked at in one go: less than a millisecond
-
-TYPICAL_PROFILE = 1_500  # bytes in memory of one with a handful of tags
 
 
 class Table(Protocol):
@@ -35,43 +33,33 @@ class Table(Protocol):
 
 
 class Profiles:
-    """Profiles by key, and those among them that wait to be written.
+    """Profiles by key.
 
-    ``allowance()`` is the number of bytes that this object may hold.
+    ``allowance()`` is the number of bytes that their rows may hold in memory.
     """
 
     def __init__(self, table: Table, store: Store, allowance: Callable[[], int]) -> None:
         self.table = table
+        self.rows = Rows(store.get, allowance)
         self._store = store
-        self._allowance = allowance
-        self._young: dict[bytes, Any] = {}
-        self._old: dict[bytes, Any] = {}
-        self._changed: dict[bytes, Any] = {}
-        self._writing: dict[bytes, Any] = {}
-        self._retold: set[bytes] = set()  # those whose tags changed
+        self._told: dict[bytes, bytes | None] = {}  # what those who read tags are to be told
 
-    def of(self, key: bytes, user_id: str) -> Any:
-        """The profile of a user, for reading; a new one where there is none."""
-        profile = self._young.get(key)
-        if profile is None:
-            profile = self._young[key] = self._find(key) or self.table.new(user_id)
-        return profile
+    def get(self, key: bytes, user_id: str) -> Any:
+        """The profile of a user, a new one where there is none. Whoever changes it puts it back."""
+        row = self.rows.get(PROFILE + key)
+        return self.table.new(user_id) if row is None else self.table.decode(row)
 
-    def change(self, key: bytes, user_id: str) -> Any:
-        """The profile of a user, made where there is none; it will be written."""
-        profile = self._changed[key] = self.of(key, user_id)
-        return profile
-
-    def retell(self, key: bytes) -> None:
-        """The user's tags changed: those who read them are to be told."""
-        self._retold.add(key)
+    def put(self, key: bytes, profile: Any, *, retold: bool) -> None:
+        """The profile was changed, and waits to be written; ``retold``: its tags were too."""
+        gone = not profile.domains
+        self.rows.put(PROFILE + key, None if gone else self.table.encode(profile))
+        if retold:
+            self._told[key] = None if gone else orjson.dumps(self.table.describe(profile))
 
     def peek(self, key: bytes) -> Any | None:
         """A copy of the profile as it is now; None if there is none."""
-        profile = self._young.get(key) or self._find(key)
-        if profile is None or not profile.domains:
-            return None
-        return self.table.decode(self.table.encode(profile))
+        row = self.rows.peek(PROFILE + key)
+        return None if row is None else self.table.decode(row)
 
     def some(
         self, after: bytes, rows: int, *, mentioning: bytes
@@ -82,48 +70,31 @@ class Profiles:
         the bytes ``mentioning``. Also after whom to go on; None: that was all.
         """
         page = self._store.page(PROFILE, PROFILE + after + b"\0", rows)
-        stored = [(key[len(PROFILE) :], raw) for key, raw in page]
-        last = stored[-1][0] if len(stored) == rows else None
+        last = page[-1][0] if len(page) == rows else None
         waiting = {
-            key: profile
-            for part in (self._writing, self._changed)
-            for key, profile in part.items()
-            if after < key and (last is None or key <= last)
+            key: row
+            for key, row in self.rows.unwritten.items()
+            if PROFILE + after < key and (last is None or key <= last)
         }
-        found = {key: profile for key, profile in waiting.items() if profile.domains}
-        for key, raw in stored:
-            if mentioning in raw and key not in waiting:
-                found[key] = self.table.decode(raw)
-        return sorted(found.items(), key=lambda item: item[0]), last
-
-    def _find(self, key: bytes) -> Any | None:
-        profile = self._old.get(key)
-        if profile is None:
-            raw = self._store.get(PROFILE + key)
-            profile = None if raw is None else self.table.decode(raw)
-        return profile
+        found = {
+            key[len(PROFILE) :]: self.table.decode(row)
+            for key, row in {**dict(page), **waiting}.items()
+            if row is not None and mentioning in row
+        }
+        return sorted(found.items()), last and last[len(PROFILE) :]
 
     def take(self) -> tuple[list[Row], list[Output]]:
         """All that changed since the last time: changelog rows, and rows of ``user-tags``.
 
         What is taken stays in memory until `written`.
         """
-        encode, describe, retold = self.table.encode, self.table.describe, self._retold
-        rows: list[Row] = []
-        told: list[Output] = []
-        for key, profile in self._changed.items():
-            gone = not profile.domains
-            rows.append((PROFILE + key, None if gone else encode(profile)))
-            if key in retold:
-                told.append((key, None if gone else orjson.dumps(describe(profile))))
-        self._writing, self._changed, self._retold = self._changed, {}, set()
-        return rows, told
+        told: list[Output] = list(self._told.items())
+        self._told = {}
+        return self.rows.take(), told
 
     def written(self) -> None:
         """What was taken is in the store."""
-        self._writing = {}
-        if len(self._young) * 2 * TYPICAL_PROFILE > self._allowance():
-            self._old, self._young = self._young, dict(self._changed)
+        self.rows.written()
 
 
 class Stability:

@@ -10,10 +10,10 @@ Keys, by their first byte:
     d + domain code + deadline + user id the deadline index, no value
     x + name                             about this disk, not in the changelog
 
-Rows under r, b, u, e and m are the changelog's, byte for byte. The index is derived from the
-deadline in front of each record and written in the same WriteBatch; an entry is a hint,
-so a stale one costs a look-up and nothing else. ``x applied`` is the changelog position up
-to which all rows are true.
+Rows under r, b, u, e and m are the changelog's, byte for byte but for the deadline in front of a
+record, which may have moved on. The index is derived from it and written in the same WriteBatch;
+an entry is a hint, so one that is early costs a look-up and nothing else. ``x applied`` is the
+changelog position up to which all rows are true.
 
 This file knows bytes and RocksDB. It knows no user, no feature, no Kafka.
 """
@@ -233,9 +233,11 @@ class Store:
         self._finish(batch, index, applied)
         self._write(batch)
 
-    def write_index(self, index: Iterable[IndexChange]) -> None:
-        """Index entries alone: for records that a deadline left as they were."""
+    def move(self, rows: Iterable[Row], index: Iterable[IndexChange]) -> None:
+        """Index entries, and the deadlines in front of rows: these are this disk's alone."""
         batch = WriteBatch(raw_mode=True)
+        for key, value in rows:
+            batch.put(key, value)
         for key, kept in index:
             if kept:
                 batch.put(key, b"")

@@ -1,12 +1,14 @@
-"""The users of one domain in one partition: decoded ones in memory, all of them in the store.
+"""The users of one domain in one partition: rows in memory, decoded at the touch.
 
-A user that an event changed stays decoded until it has been written, and is encoded once per
-flush however often it changed. Memory is bounded in bytes by two generations: look-ups fill
-the young one; when it is full it becomes the old one, and what was still in the old one and
-is not waiting to be written is forgotten. A user found in the old one moves to the young one,
-so what is used stays.
+    user = users.get(key) or users.new(key, user_id)
+    ...                       # apply an event
+    users.put(key, user)
 
-Sizes are estimates: a decoded user takes about `DECODED_FACTOR` times its encoded bytes.
+A row is a deadline and the record. The deadline is a hint: that of the user's entry in the index,
+never later than the instant at which something follows with no event. A user whose next deadline
+moves away, as at every event, keeps the earlier entry; when that comes due and finds nothing to
+do, the entry moves (`moved`). So an event seldom writes to the index.
+
 This file knows records as bytes with a deadline in front; what is in them is `tables/`.
 """
 
@@ -15,6 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from stream.rows import Rows
 from stream.store import (
     BLOCK,
     DEADLINE_BYTES,
@@ -25,16 +28,7 @@ from stream.store import (
     Store,
     erasure_mark,
     index_key,
-    record_key,
 )
-
-# Bytes, measured with tracemalloc on users with 1 to 100 orders: 2.2 KB to 8.7 KB decoded.
-DECODED_BASE, DECODED_FACTOR = 800, 7
-EVENT_GROWTH = 100  # what an event adds to a decoded user
-TYPICAL_USER = 3_000  # a decoded user whose encoded size is not known
-NEW_USER = 2_200  # one with a single event
-MOST_CHANGED = 10_000  # users encoded at once: some tens of milliseconds
-
 
 encode_block = msgspec.msgpack.Encoder().encode
 decode_block = msgspec.msgpack.Decoder(dict[int, int]).decode
@@ -56,9 +50,9 @@ class Table(Protocol):
 
 
 class Users:
-    """Decoded users by key, and those among them that wait to be written.
+    """The users of a domain by key.
 
-    ``allowance()`` is the number of bytes that this object may hold decoded; ``erase_key`` is
+    ``allowance()`` is the number of bytes that their rows may hold in memory; ``erase_key`` is
     what marks of erasures are made with.
     """
 
@@ -72,19 +66,16 @@ class Users:
     ) -> None:
         self.code = code
         self.table = table
-        self.young: dict[bytes, Any] = {}
-        self.changed: dict[bytes, Any] = {}
+        self.rows = Rows(store.get, allowance)
+        self._prefix = RECORD + code
         self._store = store
-        self._allowance = allowance
-        self._old: dict[bytes, Any] = {}
-        self._writing: dict[bytes, Any] = {}
-        self._young_bytes = 0
-        self._spent: list[bytes] = []
+        self._index: list[IndexChange] = []  # to be written with the rows that wait
         #: Users with a deadline: counted when opened and kept from then on.
         self.deadlines_pending = store.count_deadlines(code)
         self._blocks: dict[bytes, dict[int, int] | None] = {}  # changed, waiting to be written
         self._blocks_writing: dict[bytes, dict[int, int] | None] = {}
         self._erasures: dict[bytes, int] = {}  # marks waiting to be written
+        self._erasures_writing: dict[bytes, int] = {}
         #: Whether anybody was ever erased here: if not, nobody new need be looked up.
         self._any_erased = store.any_erased(code)
         self._erase_key = erase_key
@@ -92,27 +83,24 @@ class Users:
 
     # -- looking up
 
-    def load(self, key: bytes) -> Any | None:
-        """The user of this key from the old generation or the store; None if there is none.
+    def get(self, key: bytes) -> Any | None:
+        """The user of this key; None if there is none. Whoever changes him puts him back."""
+        return self._decoded(self.rows.get(self._prefix + key))
 
-        Look into ``young`` first: that is the hot path, and the caller's.
-        """
-        user = self._old.get(key)
-        if user is None:
-            raw = self._store.get(record_key(self.code, key))
-            if raw is None:
-                return None
-            user = self.table.decode(raw[DEADLINE_BYTES:])
-            self._young_bytes += DECODED_BASE + DECODED_FACTOR * len(raw)
-        else:
-            self._young_bytes += TYPICAL_USER
-        self.young[key] = user
+    def peek(self, key: bytes) -> Any | None:
+        """The user as he is now, without a place in memory: for look-ups from outside."""
+        return self._decoded(self.rows.peek(self._prefix + key))
+
+    def _decoded(self, row: bytes | None) -> Any | None:
+        if row is None:
+            return None
+        user = self.table.decode(row[DEADLINE_BYTES:])
+        user.deadline_ms = int.from_bytes(row[:DEADLINE_BYTES], "big")
         return user
 
-    def add(self, key: bytes, user_id: str) -> Any:
+    def new(self, user_id: str) -> Any:
         """A user that was never seen before."""
-        user = self.young[key] = self.table.new(user_id)
-        self._young_bytes += NEW_USER
+        user = self.table.new(user_id)
         if self._any_erased:
             user.erased_ms = self._erased_ms(user_id)
         return user
@@ -124,84 +112,94 @@ class Users:
 
     def _erased_ms(self, user_id: str) -> int:
         mark = erasure_mark(self.code, user_id, self._erase_key)
-        if mark in self._erasures:
-            return self._erasures[mark]
+        for waiting in (self._erasures, self._erasures_writing):
+            if mark in waiting:
+                return waiting[mark]
         raw = self._store.get(mark)
         return -NEVER if raw is None else int.from_bytes(raw, "big")
-
-    def peek(self, key: bytes) -> Any | None:
-        """The user as it is now, without a place in memory: for look-ups from outside."""
-        user = self.young.get(key) or self._old.get(key)
-        if user is None:
-            raw = self._store.get(record_key(self.code, key))
-            return None if raw is None else self.table.decode(raw[DEADLINE_BYTES:])
-        return user
 
     @property
     def state_bytes(self) -> int:
         """Bytes on disk. Domains share one database: each is said to have an equal part."""
         return self._store.sst_bytes
 
+    @property
+    def waiting(self) -> int:
+        """How many users wait to be written."""
+        return len(self.rows.waiting)
+
     def is_waiting(self, key: bytes) -> bool:
         """Whether a change of this user has not reached the store yet."""
-        return key in self.changed or key in self._writing
+        return self.rows.is_waiting(self._prefix + key)
 
     # -- writing
 
-    @property
-    def is_crowded(self) -> bool:
-        """So many users wait to be written that no more may join them before a flush."""
-        waiting = len(self.changed)
-        return waiting >= MOST_CHANGED or waiting * 4 * TYPICAL_USER > self._allowance()
+    def put(self, key: bytes, user: Any, spent: bytes | None = None) -> None:
+        """The user was changed, and waits to be written.
+
+        ``spent`` is an entry of the index that came due: it goes with the row, and whatever
+        comes next has one of its own.
+        """
+        held_ms = user.deadline_ms
+        if spent is not None:
+            self._index.append((spent, False))
+        if user.newest_ms == -NEVER:  # erased: as if never heard of
+            row = None
+            self._move(key, held_ms, NEVER)
+        else:
+            due_ms = self.table.deadline_ms(user)
+            if spent is None and held_ms <= due_ms:
+                due_ms = user.deadline_ms = held_ms
+            else:
+                self._move(key, held_ms, due_ms)
+            row = due_ms.to_bytes(DEADLINE_BYTES, "big") + self.table.encode(user)
+        self.rows.put(self._prefix + key, row)
+
+    def _move(self, key: bytes, held_ms: int, due_ms: int) -> None:
+        if held_ms < NEVER:
+            self._index.append((index_key(self.code, held_ms, key), False))
+        if due_ms < NEVER:
+            self._index.append((index_key(self.code, due_ms, key), True))
+        self.deadlines_pending += (due_ms < NEVER) - (held_ms < NEVER)
+
+    def moved(self, key: bytes, user: Any) -> tuple[list[Row], list[IndexChange]]:
+        """What to write where a deadline came due and changed nothing but the next one.
+
+        That is this disk's alone: the changelog keeps the earlier one, which as a hint is as good.
+        """
+        row_key, held_ms = self._prefix + key, user.deadline_ms
+        due_ms = self.table.deadline_ms(user)
+        row = (
+            due_ms.to_bytes(DEADLINE_BYTES, "big")
+            + (self.rows.peek(row_key) or b"")[DEADLINE_BYTES:]
+        )
+        self.rows.replace(row_key, row)
+        index = [(index_key(self.code, held_ms, key), False)]
+        if due_ms < NEVER:
+            index.append((index_key(self.code, due_ms, key), True))
+        else:
+            self.deadlines_pending -= 1
+        return [(row_key, row)], index
 
     def take(self) -> tuple[list[Row], list[IndexChange]]:
         """All that changed since the last time, as changelog rows and index changes.
 
         What is taken stays in memory until `written`.
         """
-        code, table = self.code, self.table
-        encode, next_deadline = table.encode, table.deadline_ms
-        prefix = RECORD + code
-        rows: list[Row] = []
-        # Deletions first: what is spent may be what comes next.
-        index: list[IndexChange] = [(entry, False) for entry in self._spent]
-        for key, user in self.changed.items():
-            old = user.deadline_ms
-            new = next_deadline(user)
-            if old != new and old < NEVER:
-                index.append((index_key(code, old, key), False))
-            if new < NEVER:
-                # Put even where it should be there: an index may have run ahead of the record.
-                index.append((index_key(code, new, key), True))
-            self.deadlines_pending += (new < NEVER) - (old < NEVER)
-            if user.newest_ms == -NEVER:  # erased: as if never heard of
-                rows.append((prefix + key, None))
-            else:
-                rows.append((prefix + key, new.to_bytes(DEADLINE_BYTES, "big") + encode(user)))
+        rows = self.rows.take()
         for block_key, ids in self._blocks.items():
             rows.append((block_key, None if ids is None else encode_block(ids)))
         for mark, ts_ms in self._erasures.items():
             rows.append((mark, ts_ms.to_bytes(DEADLINE_BYTES, "big")))
-        self._spent, self._erasures = [], {}
-        self._writing, self.changed = self.changed, {}
+        self._erasures_writing, self._erasures = self._erasures, {}
         self._blocks_writing, self._blocks = self._blocks, {}
+        index, self._index = self._index, []
         return rows, index
 
-    def spend(self, entry: bytes) -> None:
-        """Delete an entry of the index with the next rows: its user waits to be written."""
-        self._spent.append(entry)
-
-    def written(self, events: int) -> None:
-        """What was taken is in the store; ``events`` were applied meanwhile."""
-        self._writing, self._blocks_writing = {}, {}
-        self._young_bytes += events * EVENT_GROWTH
-        self.trim()
-
-    def trim(self) -> None:
-        """Keep memory within the allowance; what waits to be written stays."""
-        if self._young_bytes * 2 > self._allowance():
-            self._old, self.young = self.young, self._writing | self.changed
-            self._young_bytes = len(self.young) * TYPICAL_USER
+    def written(self) -> None:
+        """What was taken is in the store."""
+        self.rows.written()
+        self._blocks_writing, self._erasures_writing = {}, {}
 
     # -- blocks of ids
 

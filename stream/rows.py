@@ -1,0 +1,103 @@
+"""Rows of one partition in memory: those in use, and those that wait to be written.
+
+Rows stay encoded. A decoded user is dozens of objects, which by the time he comes again have left
+every cache of the processor; his row is one. It is decoded when it is touched and encoded again
+right after, while all of it is at hand; a flush has nothing to encode, memory is counted in bytes
+rather than guessed, and what is thrown out costs nothing.
+
+Memory is bounded by two generations: what is touched is in the young one; when it is full it
+becomes the old one, and what was still in that is forgotten. What waits to be written stays, and
+what is looked up is always the newest: the young, the old, the waiting, and last the store.
+"""
+
+from collections.abc import Callable
+
+from stream.store import Row
+
+ROW_COST = 250  # bytes beside those of key and value: two objects and their places in the tables
+MOST_WAITING = 10_000  # rows in one transaction: some tens of milliseconds
+
+
+class Rows:
+    """Rows by key; None stands for one that is deleted.
+
+    ``stored(key)`` reads a row from the store; ``allowance()`` is the number of bytes that this
+    object may hold.
+    """
+
+    def __init__(
+        self, stored: Callable[[bytes], bytes | None], allowance: Callable[[], int]
+    ) -> None:
+        self._stored = stored
+        self._allowance = allowance
+        self._young: dict[bytes, bytes | None] = {}
+        self._young_bytes = 0
+        self._old: dict[bytes, bytes | None] = {}
+        self.waiting: dict[bytes, bytes | None] = {}
+        self._waiting_bytes = 0
+        self._writing: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """The row as it is now, None where there is none; it is in use from now on."""
+        row = self._young.get(key)
+        if row is None:
+            row = self.peek(key)
+            if row is not None:
+                self._keep(key, row)
+        return row
+
+    def peek(self, key: bytes) -> bytes | None:
+        """The row as it is now, without a place in memory: for look-ups from outside."""
+        for part in (self._young, self._old, self.waiting, self._writing):
+            if key in part:
+                return part[key]
+        return self._stored(key)
+
+    def put(self, key: bytes, row: bytes | None) -> None:
+        """The row was changed, and waits to be written."""
+        if key not in self._young:
+            self._keep(key, row)
+        else:
+            self._young[key] = row
+        if key not in self.waiting:
+            self._waiting_bytes += ROW_COST + len(row or b"")
+        self.waiting[key] = row
+
+    def replace(self, key: bytes, row: bytes) -> None:
+        """The row has other bytes in the store from now on; it does not wait to be written."""
+        if key in self._young:
+            self._young[key] = row
+        self._old.pop(key, None)
+
+    def is_waiting(self, key: bytes) -> bool:
+        """Whether a change of this row has not reached the store yet."""
+        return key in self.waiting or key in self._writing
+
+    @property
+    def unwritten(self) -> dict[bytes, bytes | None]:
+        """All rows that have not reached the store yet."""
+        return {**self._writing, **self.waiting}
+
+    @property
+    def is_crowded(self) -> bool:
+        """So many rows wait to be written that no more may join them before a flush."""
+        return len(self.waiting) >= MOST_WAITING or self._waiting_bytes * 4 > self._allowance()
+
+    def take(self) -> list[Row]:
+        """All that changed since the last time; it stays in memory until `written`."""
+        self._writing, self.waiting, self._waiting_bytes = self.waiting, {}, 0
+        return list(self._writing.items())
+
+    def written(self) -> None:
+        """What was taken is in the store."""
+        self._writing = {}
+
+    def _keep(self, key: bytes, row: bytes | None) -> None:
+        if self._young_bytes * 2 > self._allowance():
+            self._old, self._young, self._young_bytes = self._young, {}, 0
+        self._young[key] = row
+        self._young_bytes += ROW_COST + len(key) + len(row or b"")
+
+    def __len__(self) -> int:
+        """How many rows are in memory whether or not they wait to be written."""
+        return len(self._young) + len(self._old)
