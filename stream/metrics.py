@@ -111,13 +111,13 @@ class DomainView(Protocol):
     def next_deadline_ms(self) -> int | None:
         """The earliest of them, epoch ms; None where there are none."""
 
-    @property
-    def state_bytes(self) -> int:
-        """Live bytes on disk."""
-
 
 class StoreView(Protocol):
     """The database of one partition."""
+
+    @property
+    def sst_bytes(self) -> int:
+        """Live bytes on disk, of all domains."""
 
     @property
     def pending_compaction_bytes(self) -> int:
@@ -807,18 +807,25 @@ class Metrics(Collector):
         )
 
         pending: Counter[str] = Counter()
-        state: Counter[str] = Counter()
+        state: dict[str, float] = {}
         overdue: dict[str, float] = {}
         for (domain, _), view in each:
             pending[domain] += view.deadlines_pending
-            state[domain] += view.state_bytes
             late_s = 0.0
             if view.time_ms is not None and view.next_deadline_ms is not None:
                 late_s = max(0.0, (view.time_ms - view.next_deadline_ms) / 1000)
             overdue[domain] = max(overdue.get(domain, 0.0), late_s)
+        for partition in partitions:
+            for domain in partition.domains:
+                part = partition.store.sst_bytes / len(partition.domains)
+                state[domain] = state.get(domain, 0) + part
         for name, help_, values in (
             ("tagstream_deadlines_pending", "Deadlines that have not fired.", pending),
-            ("tagstream_state_bytes", "Live bytes of state on disk.", state),
+            (
+                "tagstream_state_bytes",
+                "Live bytes of state on disk, which domains share: of each an equal part.",
+                state,
+            ),
             (
                 "tagstream_deadline_overdue_seconds",
                 "Partition time minus the earliest deadline that has not fired; 0 if not reached.",

@@ -237,10 +237,6 @@ class Feed:
     def next_deadline_ms(self) -> int | None:
         return self.floor_ms if self.floor_ms < NEVER else None
 
-    @property
-    def state_bytes(self) -> int:
-        return self.users.state_bytes
-
 
 class Partition:
     """One open partition. Make it with everything recovered; then `start`.

@@ -119,11 +119,6 @@ class Users:
         return -NEVER if raw is None else int.from_bytes(raw, "big")
 
     @property
-    def state_bytes(self) -> int:
-        """Bytes on disk. Domains share one database: each is said to have an equal part."""
-        return self._store.sst_bytes
-
-    @property
     def waiting(self) -> int:
         """How many users wait to be written."""
         return len(self.rows.waiting)

@@ -32,11 +32,11 @@ class DomainState:
     committed_offset: int | None = None
     deadlines_pending: int = 0
     next_deadline_ms: int | None = None
-    state_bytes: int = 0
 
 
 @dataclass(eq=False)
 class Disk:
+    sst_bytes: int = 0
     pending_compaction_bytes: int = 0
     stalled_seconds: float = 0.0
 
@@ -290,9 +290,10 @@ def test_domain_gauges_add_up_partitions_and_show_the_worst_deadline(metrics):
                             time_ms=90_000,
                             next_deadline_ms=60_000,
                             deadlines_pending=2,
-                            state_bytes=10,
-                        )
+                        ),
+                        "service": DomainState(),
                     },
+                    store=Disk(sst_bytes=10),
                 ),
                 Partition(
                     1,
@@ -301,17 +302,17 @@ def test_domain_gauges_add_up_partitions_and_show_the_worst_deadline(metrics):
                             time_ms=90_000,
                             next_deadline_ms=91_000,
                             deadlines_pending=3,
-                            state_bytes=5,
                         )
                     },
+                    store=Disk(sst_bytes=5),
                 ),
             ]
         )
     )
     samples = scrape(metrics)
-    assert samples["tagstream_deadlines_pending"] == {("purchases",): 5}
-    assert samples["tagstream_state_bytes"] == {("purchases",): 15}
-    assert samples["tagstream_deadline_overdue_seconds"] == {("purchases",): 30}
+    assert samples["tagstream_deadlines_pending"] == {("purchases",): 5, ("service",): 0}
+    assert samples["tagstream_state_bytes"] == {("purchases",): 10, ("service",): 5}
+    assert samples["tagstream_deadline_overdue_seconds"] == {("purchases",): 30, ("service",): 0}
 
 
 def test_memory_and_disk_are_read_off_rocksdb(metrics):
