@@ -74,13 +74,13 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 # Thresholds of objectives (0.5 s, 5 s) are boundaries, so that they can be read off exactly.
 # Few boundaries where a histogram has many children: a worker is to have under 1,000 series.
-_TO_CHANGE_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
-_BATCH_S = (0.001, 0.01, 0.1, 1.0, 10.0)
-_REQUEST_S = (0.005, 0.025, 0.1, 0.5, 2.5)
-_ARRIVAL_S = (1.0, 60.0, 900.0, 3_600.0, 86_400.0)
+_TO_CHANGE_S = (0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0)
+_BATCH_S = (0.005, 0.05, 0.5, 5.0)
+_REQUEST_S = (0.005, 0.05, 0.5)
+_ARRIVAL_S = (1.0, 60.0, 3_600.0, 86_400.0)
 _DWELL_S = tuple(days * 86_400.0 for days in (1, 7, 30))
 _REBALANCE_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_LATENESS_S = (0.0, 10.0, 60.0, 3_600.0, 86_400.0, 604_800.0)
+_LATENESS_S = (0.0, 10.0, 60.0, 3_600.0, 86_400.0)
 
 
 class DomainView(Protocol):
