@@ -338,7 +338,7 @@ class _Front:
         if ownership.is_answering(number):
             return Local()
         if number in ownership.numbers:
-            return Moving("the partition is being recovered")
+            return Moving("the partition is being recovered, or the group is not heard")
         url = service.app.assignor.owners.get(number)
         return (
             Remote(url)

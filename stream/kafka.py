@@ -10,7 +10,8 @@ Rebalances, heartbeats and fetches run in Faust's consumer thread, which has its
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Collection, Coroutine, Iterable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -20,6 +21,7 @@ from aiokafka.errors import (
     IllegalStateError,
     OffsetOutOfRangeError,
 )
+from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
 from faust.transport import producer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -45,6 +47,9 @@ ANSWER_S = 5.0
 """How long a commit may take, and then the farewell to the group. aiokafka tries for ever, but
 nobody goes on from these offsets: neither a rebalance nor the end of a worker waits for a broker
 that does not answer. What was not committed is committed later; who left unheard is missed."""
+
+SESSION_BEGINS = (HeartbeatRequest, SyncGroupRequest)
+"""Requests after which the group's broker waits a whole session for the next."""
 
 FOREVER_MS = 10 * 365 * 24 * 3_600_000
 """aiokafka's patience with a consumer that does not poll; a member that it dismisses for that can
@@ -87,6 +92,31 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._interrupted = False
         self._arrival: asyncio.Future[None] | None = None
         self._committing: asyncio.Task[None] | None = None
+        #: Until then (monotonic) the group cannot have taken us for dead. Read from both threads.
+        self.member_until = 0.0
+
+    async def on_start(self) -> None:
+        """The thread's own."""
+        await super().on_start()
+        # The consumer makes its coordinator itself, so this is where its requests can be heard.
+        coordinator = self._ensure_consumer()._coordinator
+        coordinator._send_req = self._noting(coordinator._send_req)
+
+    def _noting(self, send: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+        """``send`` that notes when the group's broker last began a new session for us.
+
+        From the beginning of the request: the broker had it no earlier.
+        """
+        session_s = self.app.conf.broker_session_timeout
+
+        async def noted(request: Any) -> Any:
+            began = time.monotonic()
+            response = await send(request)
+            if isinstance(request, SESSION_BEGINS) and response.error_code == 0:
+                self.member_until = began + session_s
+            return response
+
+        return noted
 
     def _create_worker_consumer(self, transport: "Transport") -> AIOKafkaConsumer:
         conf = self.app.conf
@@ -278,6 +308,10 @@ class Consumer(ChunkDelivery, driver.Consumer):
         super().hold(held)
         if self._thread.started and not self._thread.should_stop:
             self._thread.thread_loop.call_soon_threadsafe(self._thread.pause, held)
+
+    @property
+    def is_member(self) -> bool:
+        return time.monotonic() < self._thread.member_until  # type: ignore[no-any-return]
 
     async def backlog(self, tps: Iterable[TP]) -> dict[TP, Backlog]:
         return await self._thread.call(self._thread.backlog(tps))  # type: ignore[no-any-return]

@@ -75,6 +75,9 @@ class Consumer(ChunkDelivery):
         app.consumer_generation_id += 1
         await self.on_partitions_assigned(set(self._assigned), app.consumer_generation_id)
 
+    #: Nobody else can have the partitions of a group of one.
+    is_member = True
+
     def assignment(self) -> set[TP]:
         return self._assigned
 

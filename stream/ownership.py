@@ -51,6 +51,10 @@ class Backlog(Protocol):
 class Consumer(Protocol):
     """The part of the chunk consumer that ownership steers."""
 
+    @property
+    def is_member(self) -> bool:
+        """Whether the group cannot have given our partitions away without our knowing."""
+
     async def release(self, positions: Mapping[TP, int]) -> None: ...
     async def backlog(self, tps: Iterable[TP]) -> dict[TP, Backlog]: ...
 
@@ -346,7 +350,9 @@ class Ownership:
     def is_answering(self, number: int) -> bool:
         """Whether look-ups of this partition's users are answered here, now."""
         known = self._assigned and not self._stopping
-        return known and number in self.numbers and number in self.partitions
+        ours = known and number in self.numbers and number in self.partitions
+        # One who slept through the session, or is cut off, may not know yet that he lost it.
+        return ours and self._consumer().is_member
 
     async def until_ready(self) -> None:
         """Wait for `is_ready`."""
