@@ -205,4 +205,6 @@ def test_production_is_redundant_and_pinned():
     by_host = {spread["topologyKey"]: spread for spread in pod.spec["topologySpreadConstraints"]}
     assert by_host["kubernetes.io/hostname"]["whenUnsatisfiable"] == "DoNotSchedule"
     assert "@sha256:" in pod.container["image"]
-    assert of_kind(objects, "PodMonitor")
+    assert len(of_kind(objects, "PodMonitor", "PrometheusRule")) == 2
+    dashboard = the(objects, "ConfigMap", "tagstream-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
