@@ -1,5 +1,6 @@
 """The overlays as kustomize renders them, and how to find one's way in them."""
 
+import copy
 import functools
 import subprocess
 from collections.abc import Iterator
@@ -21,20 +22,19 @@ OLDEST, NEWEST = "1.30", "1.37"
 """Versions of Kubernetes that are supported, as README says: both ends are checked."""
 
 
+def render(overlay: str) -> list[Object]:
+    """The objects that ``kubectl apply -k`` would send, new ones at every call."""
+    return copy.deepcopy(_rendered(overlay))
+
+
 @functools.cache
-def text(overlay: str) -> str:
-    """What ``kubectl apply -k`` would send."""
+def _rendered(overlay: str) -> list[Object]:
     done = subprocess.run(
         [tools.kubectl(), "kustomize", K8S / "overlays" / overlay], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr  # a deprecated field, say
-    return done.stdout
-
-
-def render(overlay: str) -> list[Object]:
-    """The objects of an overlay, new ones at every call."""
-    return list(yaml.load_all(text(overlay), Loader=yaml.CSafeLoader))
+    return list(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:

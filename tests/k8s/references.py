@@ -53,9 +53,8 @@ def _selectors(item: Object, objects: list[Object]) -> Iterator[str]:
             yield from _selects(spec["podSelector"].get("matchLabels", {}), objects)
             if spec["podSelector"] == {} and (spec.get("ingress") or spec.get("egress")):
                 yield "it allows something to every pod of the namespace"
-            if set(spec.get("policyTypes", [])) < {
-                kind for kind in ("Ingress", "Egress") if kind.lower() in spec
-            }:
+            ruled = {kind for kind in ("Ingress", "Egress") if kind.lower() in spec}
+            if not ruled <= set(spec["policyTypes"]):
                 yield "it has rules that its policyTypes leave out"
             for peer in _peers(spec):
                 selector = peer.get("podSelector", {}).get("matchLabels", {})
