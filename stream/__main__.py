@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from stream.commands import (
     audience,
+    churn,
     dead_letters,
     demo,
     erase,
@@ -98,6 +99,7 @@ app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel="Data")
 app.command(rich_help_panel="Definitions and users")(user.user)
 app.command(rich_help_panel="Definitions and users")(audience.audience)
 app.command(rich_help_panel="Definitions and users")(erase.erase)
+app.add_typer(churn.app, name="churn", rich_help_panel="Definitions and users")
 app.add_typer(tags.app, name="tags", rich_help_panel="Definitions and users")
 
 

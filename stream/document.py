@@ -6,6 +6,7 @@ Nothing is constructed from YAML tags; only scalars, lists and maps are ever loo
 """
 
 import difflib
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from typing import Final
 import yaml
 
 MAX_BYTES: Final = 1 << 20  # of one file
+_NUMBER: Final = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
 DURATION_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 MAX_DAYS: Final = 3_660  # of one duration
 
@@ -183,6 +185,16 @@ class Entry:
             self.wanted("a number from 0 to 1")
             return None
         return share
+
+    def number(self, least: float, most: float) -> float | None:
+        """A number between ``least`` and ``most``."""
+        # To YAML 1.1, 4e-05 is a string.
+        value = self.scalar("int", "float", "str") or ""
+        number = float(value) if re.fullmatch(_NUMBER, value) else math.nan
+        if not least <= number <= most:
+            self.wanted(f"a number from {least:g} to {most:g}")
+            return None
+        return number
 
     def duration_ms(self) -> int | None:
         """A duration: a whole number and s, m, h or d."""

@@ -36,6 +36,19 @@ PROFILE: Final = "profile"
 DAILY_PREFIX: Final = "days_since_"
 """Features named so grow by one at every local midnight, for every user, for ever."""
 
+PROBABILITY: Final = 0.4
+"""What a predicted warning says at least, where ``churn`` does not say how sure it has to be."""
+
+PARAMETERS: Final = {
+    "m0": (-20.0, 20.0),
+    "kappa0": (1e-9, 1e9),
+    "a0": (1e-9, 1e9),
+    "b0": (1e-9, 1e9),
+    "a": (0.0, 1e9),
+    "b": (1e-9, 1e9),
+}
+"""The parameters of predicted churn, and between which numbers each makes sense."""
+
 _NAME = r"[A-Za-z][A-Za-z0-9_]{0,63}"
 _NAME_IN_WORDS = "a name: a letter, then letters, digits and _, 64 at most, no word of Python"
 _VALUE = r"\w[\w.-]{0,63}"
@@ -59,12 +72,18 @@ class DomainFeatures(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Churn:
-    """When silence counts as churn: ``lead_ms`` before it has lasted ``after_ms``, warn."""
+    """When to warn that a user is about to be lost, ``lead_ms`` before a silence of ``after_ms``.
+
+    In mode ``predicted`` once that has the ``probability``, going by the ``parameters`` of the
+    population, by name; None: the generic ones.
+    """
 
     mode: str
     after_ms: int
     lead_ms: int
     control: float
+    probability: float = PROBABILITY
+    parameters: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +224,7 @@ class _File:
         breakdown = _read(found, "breakdown", lambda entry: self._breakdown(entry, tags), None)
         if self.document.problems or version is None or timezone is None:
             return None
-        churn_key = [churn.mode, churn.after_ms, churn.lead_ms, churn.control] if churn else None
+        churn_key = _deciding_of(churn) if churn else None
         deciding = [version, timezone, max_lateness_ms, allowed_delay_ms, attributes, churn_key]
         return Rules(
             version=version,
@@ -455,8 +474,6 @@ def _churn(entry: Entry) -> Churn | None:
         ("mode", "after", "lead"), ("control", "probability", "parameters")
     )
     mode = _read(found, "mode", lambda entry: entry.one_of("silence", "predicted"), None)
-    if mode == "predicted":
-        found["mode"].problem("predicted is not in this version: use silence")
     for key in ("probability", "parameters"):
         if mode == "silence" and key in found:
             found[key].problem("belongs to the mode predicted: remove it")
@@ -465,9 +482,32 @@ def _churn(entry: Entry) -> Churn | None:
     if "after" in found and "lead" in found and lead_ms >= after_ms:
         found["lead"].problem("must be shorter than 'after'")
     control = _read(found, "control", Entry.share, 0.0)
-    if mode is None or control is None:
+    probability = _read(found, "probability", Entry.share, PROBABILITY)
+    if probability in (0, 1):
+        found["probability"].problem("must lie between 0 and 1: neither is ever reached")
+    parameters = _read(found, "parameters", _parameters, None)
+    if mode == "predicted" and "parameters" not in found:
+        entry.remark(
+            "has no parameters, so predictions go by generic ones: `tagstream churn fit` "
+            "makes them from your own orders"
+        )
+    if mode is None or control is None or probability is None:
         return None
-    return Churn(mode=mode, after_ms=after_ms, lead_ms=lead_ms, control=control)
+    return Churn(
+        mode=mode,
+        after_ms=after_ms,
+        lead_ms=lead_ms,
+        control=control,
+        probability=probability,
+        parameters=parameters,
+    )
+
+
+def _parameters(entry: Entry) -> dict[str, float]:
+    """The parameters of predicted churn; some are missing where there is a problem."""
+    found = replace(entry, key="", owner="churn: parameters").fields(tuple(PARAMETERS), ())
+    given = {name: found[name].number(*PARAMETERS[name]) for name in PARAMETERS if name in found}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _thresholds(conditions: Iterable[Condition]) -> dict[str, Constants]:
@@ -522,6 +562,14 @@ def _evidence(
         return found
 
     return evidence
+
+
+def _deciding_of(churn: Churn) -> list[object]:
+    """What of ``churn`` decides outputs."""
+    shared: list[object] = [churn.mode, churn.after_ms, churn.lead_ms, churn.control]
+    if churn.mode == "silence":
+        return shared
+    return [*shared, churn.probability, churn.parameters and sorted(churn.parameters.items())]
 
 
 def _deciding(tag: Definition) -> list[object]:

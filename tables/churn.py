@@ -1,14 +1,21 @@
 """Churn warnings: who is about to be lost, and afterwards whether it was right to say so.
 
 Mode *silence*, with the last order (the largest event time) at L: a warning is raised at
-L + after - lead, the user is churned at L + after, where the warning is scored too: right if
-no order applied by then lies in the open interval between the two. All exact instants. An
-order at the very instant of a deadline comes after it.
+L + after - lead, the user is churned at L + after, where the warning is scored too.
+
+Mode *predicted*, with the last occasion (``tables/rhythm.py``) begun at L: a warning is raised
+at the first instant w from which no order for lead + after has the probability asked for, going
+by the user's own rhythm. It says that he will be lost at w + lead, which nobody can know before
+w + lead + after: there he is churned, and there it is scored.
+
+In both: right is a warning where no order applied by then lies in the open interval from its
+raising to its maturity. All exact instants. An order at the very instant of a deadline comes
+after it.
 
 The first order to arrive after a raised warning *returns* the user, a late one too. Each L
 has one warning at most: an order that does not move L forward starts no new cycle, and does
-not put off the churn at L + after. Warnings may overlap where an order refutes one that is
-still to be scored.
+not put off the churn. Warnings may overlap where an order refutes one that is still to be
+scored; and where definitions change the mode, one that was raised ends as it began.
 
 The record of a user keeps a warning until it is scored and has returned or was replaced. What
 else a record has to offer is ``Customer``; which instants are due, and when, is the table's to say.
@@ -21,14 +28,20 @@ from msgspec import Struct
 
 from tables.calendar import NEVER
 from tables.identity import identify, is_control
+from tables.rhythm import QUIET_MS, Model, Rhythm
 
 NONE: Final = "none"
 WARNED: Final = "warned"
 CHURNED: Final = "churned"
 
+RED_FROM: Final = 0.6  # a prediction less probable than that is yellow
+
 
 class Warned(Struct, array_like=True, gc=False):
-    """A raised warning. ``number`` counts a user's from 1; ``refuted``: it will not be right."""
+    """A raised warning. ``number`` counts a user's from 1; ``refuted``: it will not be right.
+
+    ``probability`` is what a predicted one was raised with; that by silence has none.
+    """
 
     number: int
     raised_ms: int
@@ -38,15 +51,20 @@ class Warned(Struct, array_like=True, gc=False):
     scored: bool = False
     returned_ms: int | None = None
     returned_from: str | None = None
+    probability: float | None = None
 
 
 class ChurnState(Struct, array_like=True, gc=False):
-    """Where a user is. ``reached`` says what L led to already: nothing, the warning, the churn."""
+    """Where a user is. ``reached`` says what L led to already: nothing, the warning, the churn.
+
+    ``due_ms`` is when it leads to the warning, once a prediction was made (``NEVER``: not at all).
+    """
 
     state: str = NONE
     reached: str = NONE
     raised: int = 0  # warnings ever
     warnings: list[Warned] = []
+    due_ms: int | None = None
 
 
 class Customer(Protocol):
@@ -59,51 +77,83 @@ class Customer(Protocol):
     @property
     def last_ms(self) -> int | None: ...
     @property
+    def rhythm(self) -> Rhythm: ...
+    @property
     def churn(self) -> ChurnState: ...
 
 
-class Silence:
-    """Mode silence.
+class Mode:
+    """What both modes share: the life of a warning once it is raised.
 
     ``describe(customer)`` gives a record its ``tags`` and ``evidence``, ``iso(ts_ms)`` its times.
     """
 
-    mode: Final = "silence"
-
     def __init__(
         self,
         *,
-        after_ms: int,
-        lead_ms: int,
         control: float | None,
         iso: Callable[[int], str],
         describe: Callable[[Any], dict[str, Any]],
     ) -> None:
-        self._after_ms = after_ms
-        self._quiet_ms = after_ms - lead_ms
         self._control = control
         self._iso = iso
         self._describe = describe
 
+    # -- what a mode adds
+
+    def _due_ms(self, customer: Customer) -> int:
+        """When L leads to a warning; ``NEVER`` if it does not."""
+        raise NotImplementedError
+
+    def _warning(self, customer: Customer, number: int, raised_ms: int) -> Warned:
+        """The warning that L leads to."""
+        raise NotImplementedError
+
+    def order(
+        self, customer: Customer, ts_ms: int, *, latest: bool, begins: bool
+    ) -> list[dict[str, Any]]:
+        """An order was applied, ``latest`` by event time so far; it ``begins`` an occasion."""
+        raise NotImplementedError
+
+    # -- what is the same
+
     def next_ms(self, customer: Customer) -> int:
         """The next deadline; may lie before the clock where a late order moved L."""
-        last_ms = customer.last_ms
-        if last_ms is None:
-            return NEVER
         churn = customer.churn
         if churn.reached == NONE:
-            due_ms = last_ms + self._quiet_ms
+            due_ms = self._due_ms(customer)
         elif churn.reached == WARNED:
-            due_ms = churn.warnings[-1].churn_ms
+            due_ms = churn.warnings[-1].matures_ms
         else:
             due_ms = NEVER
-        for warning in churn.warnings:
-            if not warning.scored and warning.matures_ms < due_ms:
-                due_ms = warning.matures_ms
-        return due_ms
+        return _earliest_ms(churn, due_ms)
 
-    def order(self, customer: Customer, ts_ms: int, *, moves: bool) -> list[dict[str, Any]]:
-        """An order was applied; ``moves``: it is later than every one before it."""
+    def floor_ms(self, customer: Customer) -> int:
+        """An instant before which no deadline lies: for those who ask often."""
+        return self.next_ms(customer)
+
+    def strike(self, customer: Customer, due_ms: int) -> list[dict[str, Any]]:
+        """Fire what is due at exactly ``due_ms``: raised, then churned, then scored."""
+        churn = customer.churn
+        records: list[dict[str, Any]] = []
+        if churn.reached == NONE and due_ms == self._due_ms(customer):
+            churn.raised += 1
+            churn.state = churn.reached = WARNED
+            churn.warnings.append(self._warning(customer, churn.raised, due_ms))
+            records.append(self._record("raised", customer, churn.warnings[-1], due_ms))
+        if churn.reached == WARNED and due_ms == churn.warnings[-1].matures_ms:
+            churn.state = churn.reached = CHURNED
+            records.append(self._record("churned", customer, churn.warnings[-1], due_ms))
+        for warning in churn.warnings:
+            if not warning.scored and warning.matures_ms == due_ms:
+                warning.scored = True
+                records.append(self._record("scored", customer, warning, due_ms))
+        if records:
+            self._tidy(churn)
+        return records
+
+    def _welcome(self, customer: Customer, ts_ms: int, *, restarts: bool) -> list[dict[str, Any]]:
+        """What an order says of the warnings there are; ``restarts``: it moved L."""
         churn = customer.churn
         records: list[dict[str, Any]] = []
         if churn.warnings:
@@ -117,36 +167,9 @@ class Silence:
                 records.append(self._record("returned", customer, latest, customer.clock_ms))
                 self._tidy(churn)
         churn.state = NONE
-        if moves:
+        if restarts:
             churn.reached = NONE
         return records
-
-    def strike(self, customer: Customer, due_ms: int) -> list[dict[str, Any]]:
-        """Fire what is due at exactly ``due_ms``: raised, then churned, then scored."""
-        churn, last_ms = customer.churn, customer.last_ms
-        records: list[dict[str, Any]] = []
-        if last_ms is not None:
-            if churn.reached == NONE and due_ms == last_ms + self._quiet_ms:
-                records.append(self._raise(customer, last_ms))
-            if churn.reached == WARNED and due_ms == churn.warnings[-1].churn_ms:
-                churn.state = churn.reached = CHURNED
-                records.append(self._record("churned", customer, churn.warnings[-1], due_ms))
-        for warning in churn.warnings:
-            if not warning.scored and warning.matures_ms == due_ms:
-                warning.scored = True
-                records.append(self._record("scored", customer, warning, due_ms))
-        if records:
-            self._tidy(churn)
-        return records
-
-    def _raise(self, customer: Customer, last_ms: int) -> dict[str, Any]:
-        churn = customer.churn
-        churn.raised += 1
-        churn.state = churn.reached = WARNED
-        churn_ms = last_ms + self._after_ms
-        warning = Warned(churn.raised, last_ms + self._quiet_ms, churn_ms, churn_ms)
-        churn.warnings.append(warning)
-        return self._record("raised", customer, warning, warning.raised_ms)
 
     def _tidy(self, churn: ChurnState) -> None:
         latest = churn.warnings[-1]
@@ -160,21 +183,105 @@ class Silence:
         self, status: str, customer: Customer, warning: Warned, at_ms: int
     ) -> dict[str, Any]:
         iso, user_id = self._iso, customer.user_id
-        returned_ms = warning.returned_ms
+        returned_ms, probability = warning.returned_ms, warning.probability
+        # The warning's own mode: definitions may have changed since.
+        mode = Silence.name if probability is None else Predicted.name
         return {
-            "warning_id": identify(user_id, "churn", warning.raised_ms, self.mode, warning.number),
+            "warning_id": identify(user_id, "churn", warning.raised_ms, mode, warning.number),
             "status": status,
             "user_id": user_id,
             "at": iso(at_ms),
             "raised_at": iso(warning.raised_ms),
             "churn_at": iso(warning.churn_ms),
             "matures_at": iso(warning.matures_ms),
-            "mode": self.mode,
-            "probability": None,
-            "level": "red",
+            "mode": mode,
+            "probability": probability,
+            "level": "red" if probability is None or probability >= RED_FROM else "yellow",
             "control": is_control("churn", user_id, self._control),
             **self._describe(customer),
             "returned_at": None if returned_ms is None else iso(returned_ms),
             "returned_from": warning.returned_from,
             "right": not warning.refuted if status == "scored" else None,
         }
+
+
+class Silence(Mode):
+    """Warned ``lead_ms`` before the silence has lasted ``after_ms``, and churned then."""
+
+    name: Final = "silence"
+
+    def __init__(self, *, after_ms: int, lead_ms: int, **shared: Any) -> None:
+        super().__init__(**shared)
+        self._after_ms = after_ms
+        self._quiet_ms = after_ms - lead_ms
+
+    def order(
+        self, customer: Customer, ts_ms: int, *, latest: bool, begins: bool
+    ) -> list[dict[str, Any]]:
+        """L is the latest order."""
+        return self._welcome(customer, ts_ms, restarts=latest)
+
+    def _due_ms(self, customer: Customer) -> int:
+        last_ms = customer.last_ms
+        return NEVER if last_ms is None else last_ms + self._quiet_ms
+
+    def _warning(self, customer: Customer, number: int, raised_ms: int) -> Warned:
+        churn_ms = raised_ms - self._quiet_ms + self._after_ms
+        return Warned(number, raised_ms, churn_ms, churn_ms)
+
+
+class Predicted(Mode):
+    """Warned once ``model`` says that nothing will come; churned when nothing did.
+
+    The model is asked once for each L, and only where nothing came before its earliest answer.
+    """
+
+    name: Final = "predicted"
+
+    def __init__(self, *, model: Model, after_ms: int, lead_ms: int, **shared: Any) -> None:
+        super().__init__(**shared)
+        self._model = model
+        self._after_ms = after_ms
+        self._lead_ms = lead_ms
+
+    def order(
+        self, customer: Customer, ts_ms: int, *, latest: bool, begins: bool
+    ) -> list[dict[str, Any]]:
+        """L is the last occasion's beginning."""
+        if begins:
+            customer.churn.due_ms = None
+        return self._welcome(customer, ts_ms, restarts=begins)
+
+    def floor_ms(self, customer: Customer) -> int:
+        """Without asking the model."""
+        churn, last_ms = customer.churn, customer.rhythm.last_ms
+        if churn.reached == NONE and churn.due_ms is None and last_ms is not None:
+            return _earliest_ms(churn, last_ms + QUIET_MS)
+        return self.next_ms(customer)
+
+    def _due_ms(self, customer: Customer) -> int:
+        churn, rhythm = customer.churn, customer.rhythm
+        due_ms = churn.due_ms
+        if due_ms is None:
+            if rhythm.last_ms is None:
+                return NEVER
+            delay_ms = self._model.delay_ms(rhythm)
+            due_ms = NEVER if delay_ms == NEVER else rhythm.last_ms + delay_ms
+            churn.due_ms = due_ms
+        return due_ms
+
+    def _warning(self, customer: Customer, number: int, raised_ms: int) -> Warned:
+        rhythm = customer.rhythm
+        elapsed_ms = raised_ms - (raised_ms if rhythm.last_ms is None else rhythm.last_ms)
+        # Rounded, so that machines whose logarithms differ in the last bit say the same.
+        probability = round(self._model.still(rhythm, elapsed_ms), 6)
+        lost_ms = raised_ms + self._lead_ms
+        return Warned(number, raised_ms, lost_ms, lost_ms + self._after_ms, probability=probability)
+
+
+def _earliest_ms(churn: ChurnState, due_ms: int) -> int:
+    """``due_ms``, or the maturity of a warning where one comes first."""
+    for warning in churn.warnings:
+        if not warning.scored and warning.matures_ms < due_ms:
+            due_ms = warning.matures_ms
+    return due_ms

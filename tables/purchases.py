@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from tables.churn import ChurnState, Silence
+from tables.churn import ChurnState, Mode, Predicted, Silence
 from tables.days import DayCounts, DayTable, add
 from tables.event import Erase
 from tables.event import Event as AnyEvent
@@ -31,7 +31,8 @@ from tables.features import (
     Since,
     Window,
 )
-from tables.table import NEVER, Outputs, Rules
+from tables.rhythm import GENERIC, Model, Parameters, Rhythm
+from tables.table import NEVER, Churn, Outputs, Rules
 
 MAX_YUAN: Final = 1e9
 
@@ -119,6 +120,7 @@ class Buyer(DayCounts):
     registered_day: int | None = None
     attributes: dict[str, tuple[int, Attribute]] = {}  # since when, what
     churn: ChurnState = field(default_factory=ChurnState)
+    rhythm: Rhythm = field(default_factory=Rhythm)
 
 
 features: Final = Features()
@@ -316,14 +318,7 @@ class Purchases(DayTable[Buyer]):
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules)
         self._declared = frozenset(rules.attributes)
-        churn = rules.churn
-        self._churn = churn and Silence(
-            after_ms=churn.after_ms,
-            lead_ms=churn.lead_ms,
-            control=churn.control,
-            iso=self.calendar.iso,
-            describe=self._describe,
-        )
+        self._churn = self._mode(rules.churn)
 
     def take(self, user: Buyer, event: AnyEvent, day: int, out: Outputs) -> None:
         """Apply an event to the record."""
@@ -344,6 +339,10 @@ class Purchases(DayTable[Buyer]):
         """The next churn deadline."""
         return self._churn.next_ms(user) if self._churn else NEVER
 
+    def floor_ms(self, user: Buyer) -> int:
+        """The next churn deadline or something before it, without predicting."""
+        return self._churn.floor_ms(user) if self._churn else NEVER
+
     def strike(self, user: Buyer, due_ms: int, out: Outputs) -> bool:
         """Fire the churn deadlines at ``due_ms``."""
         records = self._churn.strike(user, due_ms) if self._churn else []
@@ -351,9 +350,29 @@ class Purchases(DayTable[Buyer]):
         return bool(records)
 
     def adopt(self, user: Buyer) -> None:
-        """Definitions without churn leave nobody warned."""
+        """Definitions without churn leave nobody warned; others may predict otherwise."""
         if self._churn is None:
             user.churn = ChurnState()
+        user.churn.due_ms = None
+
+    def _mode(self, churn: Churn | None) -> Mode | None:
+        if churn is None:
+            return None
+        shared: dict[str, Any] = {
+            "after_ms": churn.after_ms,
+            "lead_ms": churn.lead_ms,
+            "control": churn.control,
+            "iso": self.calendar.iso,
+            "describe": self._describe,
+        }
+        if churn.mode == Silence.name:
+            return Silence(**shared)
+        model = Model(
+            GENERIC if churn.parameters is None else Parameters(**churn.parameters),
+            horizon_ms=churn.lead_ms + churn.after_ms,
+            probability=churn.probability,
+        )
+        return Predicted(model=model, **shared)
 
     def _order(self, user: Buyer, event: Order, day: int, out: Outputs) -> None:
         entry = self.entry(user, day)
@@ -374,13 +393,14 @@ class Purchases(DayTable[Buyer]):
         if is_first_of_day:
             _join_run(user, entry, day)
         ts_ms, last_ms = event.ts, user.last_ms
-        moves = last_ms is None or ts_ms > last_ms
-        if moves:
+        latest = last_ms is None or ts_ms > last_ms
+        if latest:
             user.last_ms, user.last_day = ts_ms, day
         if user.first_ms is None or ts_ms < user.first_ms:
             user.first_ms, user.first_day = ts_ms, day
+        begins = user.rhythm.hear(ts_ms)
         if self._churn:
-            out.warnings += self._churn.order(user, ts_ms, moves=moves)
+            out.warnings += self._churn.order(user, ts_ms, latest=latest, begins=begins)
         if self._breaks_down:
             out.figures += (("orders", "", 1), ("spend", "", amount_fen))
 

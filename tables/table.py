@@ -71,6 +71,10 @@ class Churn(Protocol):
     def lead_ms(self) -> int: ...
     @property
     def control(self) -> float | None: ...
+    @property
+    def probability(self) -> float: ...
+    @property
+    def parameters(self) -> Mapping[str, float] | None: ...
 
 
 class Rules(Protocol):
@@ -193,6 +197,10 @@ class Table(Generic[U]):
         """The next deadline that is not the start of a day; may lie before the clock."""
         return NEVER
 
+    def floor_ms(self, user: U) -> int:
+        """An instant before which ``instant_ms`` does not lie: for those who ask often."""
+        return self.instant_ms(user)
+
     def strike(self, user: U, due_ms: int, out: Outputs) -> bool:
         """Fire those deadlines of ``instant_ms`` that lie at ``due_ms``; whether there were any."""
         return False
@@ -236,7 +244,7 @@ class Table(Generic[U]):
         if time_ms > ts_ms:
             self._catch_up(user, ts_ms, time_ms, out)
         elif ts_ms >= user.hint_ms:
-            if day == user.today + 1 and self.instant_ms(user) > ts_ms:
+            if day == user.today + 1 and self.floor_ms(user) > ts_ms:
                 self._pass_midnight(user, day, out)
             else:
                 self.fire(user, ts_ms, out)
@@ -257,7 +265,7 @@ class Table(Generic[U]):
             self._tell(user, event, day, out)
         # deadline_ms will find the next one exactly; until then nothing can be due before this.
         hint_ms = self._day_start_ms(user.today + 1)
-        instant_ms = self.instant_ms(user)
+        instant_ms = self.floor_ms(user)
         user.hint_ms = instant_ms if instant_ms < hint_ms else hint_ms
         return outcome
 

@@ -96,6 +96,9 @@ tags:
     when: contacts_month > 2
 """
 
+PREDICTED = f"{HEAD}churn: {{mode: predicted, after: 3d, lead: 1d, parameters: "
+FITTED = "{m0: 2.5, kappa0: 1, a0: 3e1, b0: .5, a: 4e-05, b: 9}"
+
 
 def test_a_file_comes_out_as_written():
     """Every key, in its own unit and type."""
@@ -186,6 +189,33 @@ def test_no_tags_at_all_is_allowed():
     assert rules(HEAD + "tags: []\n").tags == ()
 
 
+def test_predicted_churn_comes_out_as_written():
+    """Numbers also as YAML 1.1 would not have them; a probability of 0.4 where none is given."""
+    found = rules(f"{PREDICTED}{FITTED}}}\n{TAG}")
+    fitted = {"m0": 2.5, "kappa0": 1, "a0": 30, "b0": 0.5, "a": 0.00004, "b": 9}
+    assert found.churn == Churn(
+        mode="predicted",
+        after_ms=3 * DAY_MS,
+        lead_ms=DAY_MS,
+        control=0,
+        probability=0.4,
+        parameters=fitted,
+    )
+    assert found.warnings == ()
+
+
+def test_predictions_by_generic_parameters_are_warned_of():
+    """A worker logs the warnings of its definitions; in silence there is nothing to predict."""
+    head = f"{HEAD}churn: {{mode: predicted, after: 3d, lead: 1d, probability: 0.5}}\n"
+    found = rules(head + TAG)
+    assert found.churn and (found.churn.probability, found.churn.parameters) == (0.5, None)
+    assert found.warnings == (
+        "tags.yaml:3: churn: has no parameters, so predictions go by generic ones: "
+        "`tagstream churn fit` makes them from your own orders",
+    )
+    assert rules(head.replace("predicted", "silence").replace(", probability: 0.5", "") + TAG)
+
+
 # -- the fingerprint
 
 
@@ -236,6 +266,23 @@ def test_the_fingerprint_follows_what_changes_outputs(old, new):
     """Anything that a change or a warning could depend on."""
     assert old in EXAMPLE
     assert rules(EXAMPLE.replace(old, new)).fingerprint != rules(EXAMPLE).fingerprint
+
+
+def test_the_fingerprint_follows_what_changes_predictions():
+    """The probability, and every parameter; not in which order they are written."""
+    made = {
+        rules(f"{head}\n{TAG}").fingerprint
+        for head in (
+            f"{PREDICTED}{FITTED}}}",
+            f"{PREDICTED}{FITTED}, probability: 0.5}}",
+            f"{PREDICTED}{FITTED.replace('b: 9', 'b: 8')}}}",
+            f"{HEAD}churn: {{mode: predicted, after: 3d, lead: 1d}}",
+            f"{HEAD}churn: {{mode: silence, after: 3d, lead: 1d}}",
+        )
+    }
+    assert len(made) == 5
+    turned = FITTED.replace("m0: 2.5, kappa0: 1", "kappa0: 1, m0: 2.5")
+    assert rules(f"{PREDICTED}{turned}}}\n{TAG}").fingerprint in made
 
 
 def test_the_fingerprint_is_the_same_in_every_process():
@@ -465,8 +512,32 @@ def test_a_name_is_no_word_of_python():
             "3: churn: mode: found 'quiet', must be silence or predicted",
         ),
         (
-            f"{HEAD}churn: {{mode: predicted, after: 3d, lead: 1d, probability: 0.4}}",
-            "3: churn: mode: predicted is not in this version: use silence",
+            f"{HEAD}churn: {{mode: predicted, after: 3d, lead: 1d, probability: 1}}",
+            "3: churn: probability: must lie between 0 and 1",
+        ),
+        (
+            f"{HEAD}churn: {{mode: predicted, after: 3d, lead: 1d, probability: often}}",
+            "3: churn: probability: found 'often', must be a number from 0 to 1",
+        ),
+        (
+            f"{HEAD}churn: {{mode: predicted, after: 3d, lead: 1d, parameters: generic}}",
+            "3: churn: parameters: found 'generic', must be a map of names and values",
+        ),
+        (
+            f"{PREDICTED}{{m0: 2, kappa0: 1, a0: 1, b0: 1, a: 1}}}}",
+            "3: churn: parameters: 'b' is missing: add it",
+        ),
+        (
+            f"{PREDICTED}{{m0: 2, kappa: 1, a0: 1, b0: 1, a: 1, b: 1, kappa0: 1}}}}",
+            "3: churn: parameters: unknown key 'kappa': did you mean 'kappa0'?",
+        ),
+        (
+            f"{PREDICTED}{{m0: 2, kappa0: 0, a0: 1, b0: 1, a: 1, b: 1}}}}",
+            "3: churn: parameters: kappa0: found '0', must be a number from 1e-09 to 1e+09",
+        ),
+        (
+            f"{PREDICTED}{{m0: .nan, kappa0: 1, a0: 1, b0: 1, a: 1, b: 1}}}}",
+            "3: churn: parameters: m0: found '.nan', must be a number from -20 to 20",
         ),
         (
             f"{HEAD}churn: {{mode: silence, after: 3d, lead: 1d, probability: 0.4}}",

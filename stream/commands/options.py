@@ -12,7 +12,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from stream import data
+from stream import data, timestamps
+from stream.errors import UsageError
 from stream.settings import Settings, option_of, variable_of
 
 Result = TypeVar("Result")
@@ -45,6 +46,21 @@ def takes(*names: str) -> Callable[[Callable[..., Result]], Callable[..., Result
         return run
 
     return decorate
+
+
+def instant(text: str) -> int:
+    """What ``--until`` holds, in epoch milliseconds.
+
+    Raises:
+        UsageError: it holds no time.
+    """
+    try:
+        return timestamps.check(int(text)) if text.isdecimal() else timestamps.parse(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--until holds {text!r}: {error}; allowed: a time as 2025-07-01T00:00:00+08:00, or"
+            " epoch milliseconds"
+        ) from None
 
 
 def _option(name: str) -> inspect.Parameter:

@@ -15,9 +15,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from stream import lines, timestamps
+from stream import lines
 from stream.commands.feeding import EmbeddedFeed, Output
-from stream.commands.options import takes
+from stream.commands.options import instant, takes
 from stream.commands.service import running
 from stream.domains import discover
 from stream.errors import UsageError
@@ -69,7 +69,7 @@ def replay(
 
     [dim]tagstream replay events.jsonl.gz --until 2025-07-01T00:00:00+08:00 --changes -[/dim]
     """
-    until_ms = None if until is None else _instant(until)
+    until_ms = None if until is None else instant(until)
     asked = zip(EMITTED, (changes, warnings, dead_letters), strict=True)
     outputs = {name: path for name, path in asked if path is not None}
     _check(events, list(outputs.values()))
@@ -162,13 +162,3 @@ def _same(one: Path, other: Path) -> bool:
     if one.exists() and other.exists():
         return one.samefile(other)
     return one.resolve() == other.resolve()
-
-
-def _instant(text: str) -> int:
-    try:
-        return timestamps.check(int(text)) if text.isdecimal() else timestamps.parse(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--until holds {text!r}: {error}; allowed: a time as 2025-07-01T00:00:00+08:00, or"
-            " epoch milliseconds"
-        ) from None
