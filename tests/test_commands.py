@@ -36,7 +36,7 @@ from stream.topics import CHANGELOG, DAY_MS, Problem, Topic, Weight, problems, w
 from tests.reference import Reference, by_user
 
 COMMANDS = (
-    *("audience", "dead-letters", "demo", "erase", "generate", "load", "replay"),
+    *("audience", "churn", "dead-letters", "demo", "erase", "generate", "load", "replay"),
     *("tags", "topics", "user", "worker"),
 )
 

@@ -201,14 +201,14 @@ def average_precision(parameters: Parameters, silent: int) -> float:
         gaps.append(gap)
     highest = np.maximum.accumulate(np.array(curves), axis=1)
     gap_days = np.array(gaps)
-    lost = np.count_nonzero(gap_days > silent + 3)
+    lost = int(np.count_nonzero(gap_days > silent + 3))
     recalls, precisions = [0.0], [0.0]
     for asked in np.quantile(highest, np.linspace(1, 0, 200)):
         delays = np.count_nonzero(highest < asked, axis=1) + 1
         raised = (delays <= LONGEST) & (gap_days > delays)
-        right = np.count_nonzero(raised & (gap_days > delays + silent + 3))
+        right = int(np.count_nonzero(raised & (gap_days > delays + silent + 3)))
         recalls.append(right / lost)
-        precisions.append(right / max(1, np.count_nonzero(raised)))
+        precisions.append(right / max(1, int(np.count_nonzero(raised))))
     # The best that can be had at a recall or a higher one.
     envelope = np.maximum.accumulate(precisions[::-1])[::-1]
     return float(np.trapezoid(envelope, recalls))
@@ -311,7 +311,7 @@ def test_the_delay_is_the_first_millisecond_that_is_probable_enough(
     horizon_days = round(horizon * DAY_MS) / DAY_MS
 
     def enough(delay_ms: int) -> bool:
-        return outlook.still(delay_ms / DAY_MS, horizon_days) >= probability
+        return bool(outlook.still(delay_ms / DAY_MS, horizon_days) >= probability)
 
     found = model(parameters, probability, horizon).delay_ms(rhythm)
     delay_ms = QUIET_MS

@@ -174,8 +174,11 @@ def _orders(read: Iterable[bytes], settings: Settings) -> tuple[dict[str, Instan
 def _known(
     orders: Mapping[str, Instants], erased: Mapping[str, int]
 ) -> Iterable[tuple[str, Instants]]:
-    """What erasures left, in order of time."""
-    for user_id, history in orders.items():
+    """What erasures left, in order of time; users in an order that no file decides.
+
+    The last bits of a sum do depend on it, and with them where the search for a summit ends.
+    """
+    for user_id, history in sorted(orders.items()):
         since_ms = erased.get(user_id, -1)
         left = array("q", sorted(ts_ms for ts_ms in history if ts_ms > since_ms))
         if left:
