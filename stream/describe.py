@@ -67,6 +67,10 @@ def describe_tag(definition: Any) -> dict[str, Any]:
         "name": definition.name,
         "title": definition.title,
         "titles": dict(definition.titles),
+        "labels": {
+            value: {language or "any": text for language, text in labels.items()}
+            for value, labels in definition.labels.items()
+        },
         "domain": definition.domain,
         "owner": definition.owner,
         "description": definition.description,

@@ -90,7 +90,8 @@ class Churn:
 class Definition:
     """One tag as defined.
 
-    ``title`` is what to show; ``titles`` has it by language where the file does.
+    ``title`` is what to show; ``titles`` has it by language where the file does. ``labels`` has
+    the same of values of ``cases``: by value, then by language, "" where the file gives just one.
     ``cases`` are values and their conditions: a ``when`` tag has the one case True.
     ``values`` are all it can have, the one it starts with first. ``features`` are what its
     conditions read, in order of first use.
@@ -99,6 +100,7 @@ class Definition:
     name: str
     title: str
     titles: Mapping[str, str]
+    labels: Mapping[str, Mapping[str, str]]
     domain: str
     owner: str
     description: str
@@ -298,7 +300,10 @@ class _File:
             return None
         found = entry.fields(
             ("name", "domain"),
-            ("title", "owner", "description", "use", "version", "when", "cases", "control"),
+            (
+                *("title", "labels", "owner", "description", "use"),
+                *("version", "when", "cases", "control"),
+            ),
         )
         name = _read(found, "name", _name, None)
         domain = _read(found, "domain", self._domain, None)
@@ -311,6 +316,7 @@ class _File:
             _read(found, key, Entry.text, None) or "" for key in ("owner", "description", "use")
         )
         cases = self._cases(entry, found, domain)
+        labels = _labels(found.get("labels"), [value for value, _ in cases])
         if name is None or domain is None or version is None:
             return None
         kind = "cases" if "cases" in found else "when"
@@ -318,6 +324,7 @@ class _File:
             name=name,
             title=next(iter(titles.values()), name),
             titles={language: title for language, title in titles.items() if language},
+            labels=labels,
             domain=domain,
             owner=owner,
             description=description,
@@ -441,6 +448,18 @@ def _titles(entry: Entry) -> dict[str, str]:
     found = entry.fields((), ("zh", "en"))
     titles = {language: title.text() for language, title in found.items()}
     return {language: title for language, title in titles.items() if title}
+
+
+def _labels(entry: Entry | None, values: Sequence[Value]) -> dict[str, dict[str, str]]:
+    """What to show for values of ``cases``, by value and language."""
+    labels: dict[str, dict[str, str]] = {}
+    named = {} if entry is None else entry.entries()
+    for value, label in named.items():
+        if value in values:
+            labels[value] = _titles(label)
+        else:
+            label.problem(f"labels no case '{value}': remove it, or name a case so")
+    return labels
 
 
 def _timezone(entry: Entry) -> str | None:

@@ -90,6 +90,7 @@ tags:
     cases:
       high: spend_30d / orders_30d > 100
       low: spend_30d > 0
+    labels: {low: {zh: 低, en: Low}}
   - name: needs_help
     title: Needs help
     domain: service
@@ -120,6 +121,8 @@ def test_a_file_comes_out_as_written():
     assert regular.features == ("orders_30d", "region")
     assert (tier.title, tier.titles, tier.version, tier.control) == ("Tier", {}, 1, None)
     assert (tier.kind, tier.values) == ("cases", (None, "high", "low"))
+    assert tier.labels == {"low": {"zh": "低", "en": "Low"}}
+    assert regular.labels == {}
 
 
 def test_each_domain_gets_its_own_tags_compiled():
@@ -447,6 +450,10 @@ tags:
             "7: tag 't': unknown key 'de': known are zh, en",
         ),
         (
+            "domain: purchases\nwhen: orders_30d > 1\nlabels: {hihg: H}",
+            "7: tag 't': hihg: labels no case 'hihg': remove it, or name a case so",
+        ),
+        (
             "domain: purchases\nwhen: orders_30d > 1\ntitle: [T]",
             "7: tag 't': title: found a list, must be text, or a map of zh and en",
         ),
@@ -674,6 +681,7 @@ def test_the_shipped_definitions_are_complete():
     )
     for tag in found.tags:
         assert set(tag.titles) == {"zh", "en"}
+        assert all(set(label) == {"zh", "en"} for label in tag.labels.values())
         assert tag.owner
         assert tag.description
         assert tag.use

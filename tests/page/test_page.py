@@ -57,13 +57,13 @@ async def test_who_opens_it_sees_what_goes_on(browser: Browser, shop: Shop):
     changes = await page.text("#changes")
     assert re.search(r"anna\s+gained Price sensitive", changes)
     assert "after an event: Orders with a coupon, 90 days 100 %" in changes
-    assert re.search(r"berta\s+Value tier: → ?super_vip", changes)
+    assert re.search(r"berta\s+Value tier: → ?Super VIP", changes)
     warnings = await page.text("#warnings")
     assert re.search(r"carla\s+may be lost on \d{4}-\d\d-\d\d", warnings)
     assert re.search(r"dora\s+is lost", warnings)
     await page.until("document.querySelector('#known').textContent.startsWith('4 users known')")
     population = await page.text("#population")
-    assert re.search(r"Value tier\s+super_vip\s+1\s+potential_vip\s+0\s+basic\s+3", population)
+    assert re.search(r"Value tier\s+Super VIP\s+1\s+Potential VIP\s+0\s+Basic\s+3", population)
     assert re.search(r"Purchases\s+4\s+0\s+0\s", await page.text("#domains"))
     assert all(request.startswith((shop.url, "data:")) for request in page.requests)
     assert page.complaints == []
@@ -88,7 +88,7 @@ async def test_one_user_is_explained(browser: Browser, shop: Shop):
     await page.press("Enter")
     await page.until("document.querySelectorAll('#user .held li').length === 2")
     body = await page.text("#user-body")
-    assert re.search(r"Value tier super_vip since [\d: -]+\(2 days\)", body)
+    assert re.search(r"Value tier Super VIP since [\d: -]+\(2 days\)", body)
     assert "Why: holds now: spend_365d > 50000" in body
     assert re.search(r"Spend \(yuan\), 365 days\s+60,000", body)
     assert re.search(r"Last change: .* after an event \(berta-", body)

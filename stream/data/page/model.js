@@ -68,6 +68,10 @@ export class Model {
     }
   }
 
+  tag(name) {
+    return this.tags.find((tag) => tag.name === name);
+  }
+
   get latest() {
     return [...this.workers.values()].map((states) => states.at(-1));
   }

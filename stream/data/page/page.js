@@ -3,7 +3,7 @@
 import { $, h, say } from "./dom.js";
 import { Model } from "./model.js";
 import {
-  chooseLanguage, instant, language, moment, number, perSecond, remember, seconds, setLanguage,
+  chooseLanguage, instant, labelOf, language, moment, number, perSecond, remember, seconds, setLanguage,
   t, titleOf, translate, under, valueText,
 } from "./text.js";
 import { changeLine, control, look, repaint, touched, userButton } from "./user.js";
@@ -32,7 +32,7 @@ function listen() {
   on("state", (state) => {
     const known = model.rulesVersion;
     model.state(state);
-    if (state.rules_version !== known) define();
+    if (state.rules_version !== known || !model.tags.length) define();
   });
   on("gone", (gone) => model.gone(gone));
   on("change", (change) => { model.change(change); touched(change.user_id); });
@@ -53,7 +53,7 @@ function listen() {
 
 async function define() {
   const answer = await fetch("tags").catch(() => null);
-  if (!answer?.ok) return;
+  if (!answer?.ok) return; // the next state asks again
   model.tags = (await answer.json()).tags;
   drawFilter();
   redraw();
@@ -89,9 +89,10 @@ function status() {
   const unready = model.latest.find(({ ready }) => !ready);
   if (!model.isWhole) return unready && !seen ? ["wait", t("notReady", unready)] : ["wait", t("partial", { seen, all })];
   if (waiting === null) return ["wait", t("unknown")];
-  if (waiting > BEHIND) return ["wait", t("behind", { n: number(waiting) })];
+  if (waiting > BEHIND) return ["wait", t("behind")];
   const workers = model.workers.size === 1 ? t("worker") : t("workers", { n: model.workers.size });
-  return ["good", t(waiting ? "busy" : "well", { all, workers, n: number(waiting) })];
+  // Without the number, which the tile has: a screen reader says this line whenever it changes.
+  return ["good", t(waiting ? "busy" : "well", { all, workers })];
 }
 
 function drawTiles() {
@@ -142,7 +143,7 @@ function warningLine(warning) {
   const worth = Object.entries(tags ?? {}).filter(([name, value]) => typeof value === "string" && !same.has(name));
   return h("li", { "data-way": status === "returned" || warning.right === false ? "in" : "out", "data-status": status },
     h("p", { class: "line" }, userButton(warning.user_id), " ", h("b", null, said), " ",
-      ...worth.map(([, value]) => h("span", { class: "chip" }, value)), control(warning)),
+      ...worth.map(([name, value]) => h("span", { class: "chip" }, labelOf(model.tag(name), value))), control(warning)),
     h("p", { class: "note" }, h("time", { datetime: warning.at }, moment(warning.at, warning.emitted_at)),
       ...facts.filter(Boolean).map((fact) => ` · ${fact}`)),
   );
@@ -182,13 +183,13 @@ function bar(tag, value, now, before, most) {
   const meter = h("span", { class: "meter", "aria-hidden": "true" }, h("span"));
   meter.firstChild.style.width = `${100 * users / most}%`;
   return h("span", { class: value === true ? "bar single" : "bar" },
-    value === true ? null : h("span", { class: "value" }, valueText(value)), meter,
+    value === true ? null : h("span", { class: "value", title: value }, labelOf(tag, value)), meter,
     h("span", { class: "count", "data-none": !users }, number(users)),
     h("span", { class: "grown", "data-way": grown < 0 ? "out" : "in" }, grown ? `${grown > 0 ? "+" : "−"}${number(Math.abs(grown))}` : ""));
 }
 
 function about(tag) {
-  const rules = tag.conditions.map(({ value, when }) => h("li", null, value === true ? null : `${value}: `, h("code", null, when)));
+  const rules = tag.conditions.map(({ value, when }) => h("li", null, value === true ? null : `${labelOf(tag, value)}: `, h("code", null, when)));
   return [
     tag.description ? h("p", null, tag.description) : null,
     h("p", null, `${t("rule")}:`), h("ul", null, ...rules),

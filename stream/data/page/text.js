@@ -9,10 +9,10 @@ export const TEXT = {
     lost: "No connection to the worker; trying again. What you see is not up to date.",
     partial: "{seen} of {all} partitions are served now; the others are moving or recovering. Numbers are incomplete.",
     notReady: "Starting or recovering: {reason}",
-    behind: "Catching up: {n} events wait to be applied.",
+    behind: "Catching up: events wait to be applied, and numbers lag behind.",
     unknown: "Running; how many events wait is not known at the moment.",
     well: "All is well: {all} of {all} partitions served by {workers}, nothing waits.",
-    busy: "All is well: {all} of {all} partitions served by {workers}; {n} events are being applied.",
+    busy: "All is well: {all} of {all} partitions served by {workers}, events are applied as they come.",
     worker: "1 worker", workers: "{n} workers",
     numbers: "Now",
     rate: "Events a second",
@@ -83,10 +83,10 @@ export const TEXT = {
     lost: "与服务的连接中断，正在重试。当前显示的不是最新数据。",
     partial: "目前 {seen}/{all} 个分区在服务，其余正在迁移或恢复；数字不完整。",
     notReady: "正在启动或恢复：{reason}",
-    behind: "正在追赶：还有 {n} 个事件未处理。",
+    behind: "正在追赶：还有事件未处理，数字会滞后。",
     unknown: "运行中；暂时不知道还有多少事件未处理。",
     well: "一切正常：{all}/{all} 个分区由 {workers}提供服务，没有积压。",
-    busy: "一切正常：{all}/{all} 个分区由 {workers}提供服务，正在处理 {n} 个事件。",
+    busy: "一切正常：{all}/{all} 个分区由 {workers}提供服务，事件随到随处理。",
     worker: "1 个工作进程", workers: "{n} 个工作进程",
     numbers: "当前数字",
     rate: "每秒事件",
@@ -243,6 +243,12 @@ export function translate(root) {
 
 export function titleOf(tag) {
   return tag.titles[language] ?? tag.title;
+}
+
+/** A value of a tag, as its definition wants it shown. */
+export function labelOf(tag, value) {
+  const labels = tag?.labels[value] ?? {};
+  return labels[language] ?? labels.any ?? valueText(value);
 }
 
 /** ``spend_365d`` as "Spend (yuan), 365 days". */

@@ -1,7 +1,7 @@
 // One user: tags, since when, why, and all features.
 
 import { $, h } from "./dom.js";
-import { daysSince, featureName, moment, t, titleOf, under, valueText } from "./text.js";
+import { daysSince, featureName, labelOf, moment, t, titleOf, under, valueText } from "./text.js";
 
 const TRIES = 5;
 const AGAIN_MS = 5_000; // the one shown is asked for again: numbers move between changes of tags
@@ -72,14 +72,14 @@ function paint() {
 
 function tagOf(name, { value, since }) {
   const { user, model, id } = shown;
-  const tag = model.tags.find((one) => one.name === name);
+  const tag = model.tag(name);
   const condition = tag?.conditions.find((one) => one.value === value);
   const known = tag ? { ...user.features[tag.domain], ...heldTags(tag, user) } : {};
   const last = model.last.get(`${id} ${name}`);
   return h("li", null,
     h("p", { class: "line" },
       h("b", null, tag ? titleOf(tag) : name), " ",
-      value === true ? null : h("span", { class: "chip" }, valueText(value)), " ",
+      value === true ? null : h("span", { class: "chip" }, labelOf(tag, value)), " ",
       h("span", { class: "note" }, `${t("since", { date: moment(since) })} (${daysSince(since)})`)),
     condition ? h("p", { class: "note" }, `${t("why")}: ${t("whyNow")} `, h("code", null, condition.when)) : null,
     tag ? values(Object.fromEntries(tag.features.filter((read) => read in known).map((read) => [read, known[read]])), model) : null,
@@ -95,12 +95,18 @@ function heldTags(tag, user) {
 
 function values(features, model = null) {
   return h("dl", { class: "values" }, ...Object.entries(features).flatMap(([name, value]) => [
-    h("dt", { title: name }, nameOf(name, model)), h("dd", null, valueText(value, name)),
+    h("dt", { title: name }, nameOf(name, model)), h("dd", null, valueOf(name, value, model)),
   ]));
 }
 
+/** The value of a feature, or of a tag that another one reads. */
+function valueOf(name, value, model) {
+  const tag = model?.tag(name);
+  return tag ? labelOf(tag, value) : valueText(value, name);
+}
+
 function nameOf(name, model) {
-  const tag = model?.tags.find((one) => one.name === name);
+  const tag = model?.tag(name);
   return tag ? titleOf(tag) : featureName(name);
 }
 
@@ -110,16 +116,16 @@ function causeOf({ cause }) {
 
 /** A change as one line: who, which tag, from what to what, why, on what evidence. */
 export function changeLine(change, model, named = true) {
-  const tag = model.tags.find(({ name }) => name === change.tag);
+  const tag = model.tag(change.tag);
   const title = tag ? titleOf(tag) : change.tag;
   const out = change.value === null || change.value === false;
   const flag = typeof (change.value ?? change.previous) === "boolean";
   const what = flag
     ? [h("span", { class: "verb" }, t(out ? "left" : "gained")), " ", h("b", null, title)]
     : [h("b", null, `${title}: `),
-       change.previous === null ? null : h("span", { class: "chip was" }, valueText(change.previous)),
-       "→ ", h("span", { class: "chip" }, valueText(change.value))];
-  const evidence = Object.entries(change.features).map(([name, value]) => `${nameOf(name, model)} ${valueText(value, name)}`);
+       change.previous === null ? null : h("span", { class: "chip was" }, labelOf(tag, change.previous)),
+       "→ ", h("span", { class: "chip" }, labelOf(tag, change.value))];
+  const evidence = Object.entries(change.features).map(([name, value]) => `${nameOf(name, model)} ${valueOf(name, value, model)}`);
   return h("li", { "data-way": out ? "out" : flag ? "in" : "over" },
     h("p", { class: "line" },
       named ? userButton(change.user_id) : null, " ", ...what.filter(Boolean), control(change)),
