@@ -36,7 +36,8 @@ GOOD, FAIR, BAD = "green", "orange", "red"
 class Panel:
     """One panel. ``queries`` are pairs of expression and legend.
 
-    ``levels`` colour a figure: ``(from this value on, colour)``, the first from below everything.
+    ``near`` is how far an axis without a least goes down even if nothing does. ``levels`` colour a
+    figure: ``(from this value on, colour)``, the first from below everything.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Panel:
     levels: Sequence[tuple[float | None, str]] = ()
     stacked: bool = False
     least: float | None = 0
+    near: float | None = None
     most: float | None = None
     decimals: int | None = None
 
@@ -73,8 +75,9 @@ def figure(title: str, says: str, expression: str, legend: str = "", **rest: Any
 
 
 def bars(title: str, says: str, *queries: tuple[str, str], **rest: Any) -> Panel:
-    """Figures of now beside each other, as bars."""
-    return Panel(title=title, says=says, queries=queries, kind="bargauge", **rest)
+    """Figures of now beside each other, as bars, the largest first."""
+    ordered = [(f"sort_desc({expression})", legend) for expression, legend in queries]
+    return Panel(title=title, says=says, queries=ordered, kind="bargauge", **rest)
 
 
 def graph(title: str, says: str, *queries: tuple[str, str], **rest: Any) -> Panel:
@@ -123,7 +126,7 @@ HEALTH = Row(
             levels=[(None, BAD), (1, GOOD)],
         ),
         figure(
-            "Partitions unowned",
+            "Unowned",
             "Partitions of any domain that no worker has; their users' tags stand still.",
             "max(tagstream_config_partitions{})"
             " - min(count by (domain) (tagstream_applied_offset{}))",
@@ -241,14 +244,14 @@ FLOW = Row(
             "Events by domain",
             "Records read a second, dead letters included.",
             (rate("tagstream_events_total{}", "domain"), "{{domain}}"),
-            unit="cps",
+            unit="eps",
             stacked=True,
         ),
         graph(
             "Events by type",
             "Applied, late ones included.",
             (rate('tagstream_events_total{outcome=~"applied|late"}', "type"), "{{type}}"),
-            unit="cps",
+            unit="eps",
             stacked=True,
         ),
         graph(
@@ -256,21 +259,21 @@ FLOW = Row(
             "What was not applied, by reason: codes of dead letters, repeats, and events of users"
             " who had been erased.",
             (rate('tagstream_events_total{outcome!~"applied|late"}', "outcome"), "{{outcome}}"),
-            unit="cps",
+            unit="eps",
         ),
         graph(
             "Changes by cause",
             "Tag changes a second: by an event, by time passing, by another tag, by new"
             " definitions, by erasure.",
             (rate("tagstream_tag_transitions_total{}", "cause"), "{{cause}}"),
-            unit="cps",
+            unit="eps",
             stacked=True,
         ),
         graph(
             "Deadlines fired",
             "A second. Local midnight is the busy time.",
             (rate("tagstream_deadlines_fired_total{}", "domain"), "{{domain}}"),
-            unit="cps",
+            unit="eps",
         ),
         graph(
             "Out of order",
@@ -295,7 +298,8 @@ USERS = Row(
         ),
         figure(
             "Active in a day",
-            "Users active in the last 24 hours, as days pass: counted once a local day.",
+            "Users active in the last 24 hours, counted once a local day. A history that is loaded"
+            " counts when it is.",
             grown('tagstream_active_users_total{period="day"}'),
             decimals=0,
         ),
@@ -321,7 +325,7 @@ USERS = Row(
             unit="percentunit",
         ),
         figure(
-            "Registered in a day",
+            "New in a day",
             "Users who signed up in the last 24 hours.",
             grown("tagstream_registered_users_total{}"),
             decimals=0,
@@ -340,19 +344,13 @@ USERS = Row(
         ),
         graph(
             "Entries and exits",
-            "Users who came to have the tags chosen above, or changed to this value, and who left,"
-            " below zero.",
-            (
-                rate(CAME, "tag, value"),
-                "{{tag}} {{value}}",
-            ),
-            (
-                "-" + rate(LEFT, "tag, previous"),
-                "{{tag}} {{previous}} left",
-            ),
-            unit="cps",
+            "In an hour: users who came to have the tags chosen above, with this value, and, below"
+            " zero, who do not have it any more.",
+            (grown(CAME, "tag, value", "1h"), "{{tag}} {{value}}"),
+            ("-" + grown(LEFT, "tag, previous", "1h"), "{{tag}} {{previous}} left"),
             height=12,
             least=None,
+            decimals=0,
         ),
         bars(
             "Way between values, in a day",
@@ -464,7 +462,7 @@ MONEY = Row(
             (grown("tagstream_spend_yuan_total{}", "value"), "{{value}}"),
             ("-" + grown("tagstream_refunds_yuan_total{}", "value"), "{{value}} refunded"),
             least=None,
-            unit="prefix:¥",
+            unit="currency:¥",
             stacked=True,
             width=6,
         ),
@@ -515,6 +513,7 @@ QUALITY = Row(
             ),
             unit="percentunit",
             least=None,
+            near=0.9,
             most=1,
         ),
         graph(
@@ -530,6 +529,7 @@ QUALITY = Row(
             ),
             unit="percentunit",
             least=None,
+            near=0.9,
             most=1,
         ),
         graph(
@@ -545,6 +545,7 @@ QUALITY = Row(
             ),
             unit="percentunit",
             least=None,
+            near=0.9,
             most=1,
         ),
         graph(
@@ -690,7 +691,7 @@ WORKERS = Row(
             (grown("tagstream_commit_failures_total{}", "", "1h"), "failed in the commit"),
             (grown("tagstream_background_failures_total{}", "task", "1h"), "tried again: {{task}}"),
             decimals=0,
-            width=4,
+            width=12,
         ),
         figure(
             "A rebalance takes",
@@ -703,8 +704,19 @@ WORKERS = Row(
             width=4,
             height=7,
         ),
+        graph(
+            "Open files",
+            "Share of those that a worker may have: connections and state.",
+            (
+                'sum by (instance) (process_open_fds{job="tagstream"}'
+                ' / process_max_fds{job="tagstream"})',
+                "{{instance}}",
+            ),
+            unit="percentunit",
+        ),
     ],
 )
+
 
 REQUESTS = Row(
     "Look-ups",
@@ -885,8 +897,15 @@ def _defaults(panel: Panel) -> dict[str, Any]:
             "showPoints": "never",
             "spanNulls": False,
             "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
+            # A line at nothing is at the bottom, under a scale that means something.
+            "axisSoftMax": _SOFT.get(panel.unit, 1),
         }
+        if panel.near is not None:
+            defaults["custom"]["axisSoftMin"] = panel.near
     return defaults
+
+
+_SOFT = {"percentunit": 0.01, "bytes": 1024}
 
 
 def _reduced() -> dict[str, Any]:
@@ -936,7 +955,7 @@ _OPTIONS = {"stat": _stat, "bargauge": _bargauge, "timeseries": _timeseries}
 
 def written() -> str:
     """The dashboard's file."""
-    return json.dumps(render(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(render(), indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
