@@ -393,6 +393,7 @@ class _Front:
             "at": time.time_ns() // 1_000_000,
             "ready": ready,
             "reason": reason,
+            "recovering_records": service.recovery_remaining,
             "partition_count": service.settings.partitions,
             "timezone": service.rules.timezone,
             "rules_version": service.rules.version,

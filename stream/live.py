@@ -225,8 +225,8 @@ class Live:
                 async with self._listen(url) as events:
                     async for kind, data in events:
                         self._pass_on(url, kind, data)
-            except LostError as error:
-                log.debug("%s is not heard: %s", url, error)
+            except (LostError, ValueError) as error:  # or heard, and not understood
+                log.debug("%s is not heard: %s", url, type(error).__name__)
             self._lose(url)
             await asyncio.sleep(EVERY_S)
 

@@ -86,8 +86,12 @@ function status() {
   if (model.connected === null) return ["wait", t("connecting")];
   if (!model.connected || Date.now() - heardAt > STALE_MS) return ["bad", t("lost")];
   const [all, seen, waiting] = [model.partitionCount, model.partitions.length, model.waiting()];
-  const unready = model.latest.find(({ ready }) => !ready);
-  if (!model.isWhole) return unready && !seen ? ["wait", t("notReady", unready)] : ["wait", t("partial", { seen, all })];
+  if (!model.isWhole) {
+    const records = model.total("recovering_records");
+    if (records) return ["wait", t("recovering", { n: number(records) })];
+    const reason = model.latest.find(({ ready }) => !ready)?.reason;
+    return ["wait", seen || !reason ? t("partial", { seen, all }) : t("notReady", { reason: under("reasons", reason) })];
+  }
   if (waiting === null) return ["wait", t("unknown")];
   if (waiting > BEHIND) return ["wait", t("behind")];
   const workers = model.workers.size === 1 ? t("worker") : t("workers", { n: model.workers.size });
