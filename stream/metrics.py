@@ -144,6 +144,16 @@ class MemoryView(Protocol):
         """Rows that are not in a table file yet."""
 
 
+class Survey(Protocol):
+    """Users by tag: who has had it with one value for 30 days; who is in its control group."""
+
+    @property
+    def stable(self) -> Mapping[str, int]: ...
+
+    @property
+    def controls(self) -> Mapping[tuple[str, str], int]: ...
+
+
 class PartitionView(Protocol):
     """One partition that this worker owns: all its domains, and its population."""
 
@@ -170,8 +180,8 @@ class PartitionView(Protocol):
         """Those among them with at least one tag."""
 
     @property
-    def stable(self) -> Mapping[str, int] | None:
-        """Users by tag whose value has been the same for 30 days; None until it is known."""
+    def survey(self) -> Survey | None:
+        """What the last look at every profile found; None before the first."""
 
 
 class WorkerView(Protocol):
@@ -353,7 +363,7 @@ class Metrics(Collector):
         )
         self._warnings = _Counts(
             "tagstream_churn_warnings_total",
-            "Records on churn-warnings; right is set where status is scored.",
+            "Records on churn-warnings, and warnings that an erasure ended.",
             *("status", "mode", "level", "control", "right", "returned_from"),
         )
         self._fired = _Counts("tagstream_deadlines_fired_total", "Deadlines that fired.", "domain")
@@ -515,6 +525,7 @@ class Metrics(Collector):
                 who = (churn_mode, level, control)
                 self._warnings.start("raised", *who, "", "")
                 self._warnings.start("churned", *who, "", "")
+                self._warnings.start("erased", *who, "", "")
                 for state in ("warned", "churned"):
                     self._warnings.start("returned", *who, "", state)
                 for right in ("false", "true"):
@@ -845,13 +856,24 @@ class Metrics(Collector):
                 "Those among them with at least one tag.",
                 sum(partition.tagged for partition in partitions),
             )
-        surveyed = [partition.stable for partition in partitions if partition.stable is not None]
-        if surveyed and len(surveyed) == len(partitions):
+        surveys = [partition.survey for partition in partitions if partition.survey is not None]
+        if surveys and len(surveys) == len(partitions):
             yield _gauge(
                 "tagstream_stable_users",
                 "Users who have had a tag with one value for 30 days; looked at once a day.",
                 "tag",
-                of=(((tag,), sum(each.get(tag, 0) for each in surveyed)) for tag in self._tags),
+                of=(
+                    ((tag,), sum(each.stable.get(tag, 0) for each in surveys)) for tag in self._tags
+                ),
+            )
+            controls: Counter[tuple[str, str]] = Counter()
+            for survey in surveys:
+                controls.update(survey.controls)
+            yield _gauge(
+                "tagstream_tag_control_users",
+                "Users in the control group of a tag that they have; looked at once a day.",
+                *("tag", "value"),
+                of=controls.items(),
             )
 
     def _population(self, partitions: tuple[PartitionView, ...]) -> Metric:

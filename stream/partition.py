@@ -32,7 +32,7 @@ from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
 from stream.journal import Journal, Row
 from stream.metrics import ALL, Transition, Warned, value_label
 from stream.partitioner import partition_for
-from stream.profiles import Profiles, Stability
+from stream.profiles import Profiles, Survey, Surveyor
 from stream.settings import Settings
 from stream.store import (
     DEADLINE_BYTES,
@@ -292,7 +292,7 @@ class Partition:
         }
         self._gathered = Gathered()
         self._out = Outputs()  # of the user at hand
-        self._stability = Stability(self._zone)
+        self._surveyor = Surveyor(self._zone)
         self._waiting: deque[tuple[str, Chunk, Callable[[], object]]] = deque()
         self._apply_soon = asyncio.Event()
         self._write_soon = asyncio.Event()
@@ -323,9 +323,9 @@ class Partition:
         return self.position.tagged
 
     @property
-    def stable(self) -> Mapping[str, int] | None:
-        """Users by tag whose value has been the same for long; None until they were looked at."""
-        return self._stability.users
+    def survey(self) -> Survey | None:
+        """What the last look at every profile found; None before the first."""
+        return self._surveyor.found
 
     # -- life cycle
 
@@ -695,7 +695,7 @@ class Partition:
     def _survey(self) -> bool:
         """Look at some profiles, all of them once a day: who has had which tag for long."""
         time_ms = max(feed.place.time_ms for feed in self.feeds.values())
-        return self._stability.look(self.store, self.profiles.table, time_ms)
+        return self._surveyor.look(self.store, self.profiles.table, time_ms)
 
     # -- committing
 

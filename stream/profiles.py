@@ -6,6 +6,7 @@ in a profile is `tables/profile.py`; here it is bytes under ``u`` and the user's
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
@@ -13,6 +14,7 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from stream.journal import Row as Output
+from stream.metrics import value_label
 from stream.rows import Rows
 from stream.store import PROFILE, Row, Store
 
@@ -30,6 +32,7 @@ class Table(Protocol):
         self, profile: Any, domain: str, said: Any, clock_ms: int, event_id: str | None
     ) -> list[Any]: ...
     def describe(self, profile: Any) -> dict[str, Any]: ...
+    def is_control(self, profile: Any, tag: str) -> bool: ...
 
 
 class Profiles:
@@ -97,27 +100,34 @@ class Profiles:
         self.rows.written()
 
 
-class Stability:
-    """How many users have had each tag with one value for 30 days, counted once a local day.
+@dataclass(slots=True)
+class Survey:
+    """What a look at every profile found: users by tag (and value)."""
 
-    All profiles that were written are looked at, some at a time, as of the moment the day's survey
-    began; between two surveys the figures stand.
+    stable: Counter[str] = field(default_factory=Counter)  # the same value for 30 days
+    controls: Counter[tuple[str, str]] = field(default_factory=Counter)  # in the control group
+
+
+class Surveyor:
+    """Looks at all profiles that were written, once a local day, some at a time.
+
+    As of the moment at which the day's survey began; between two surveys the last one stands.
     """
 
     def __init__(self, zone: ZoneInfo) -> None:
-        self.users: dict[str, int] | None = None
+        self.found: Survey | None = None
         self._zone = zone
         self._next_ms = 0  # when the next survey begins
         self._since_ms = 0
         self._cursor = b""  # empty: no survey is under way
-        self._counted: Counter[str] = Counter()
+        self._survey = Survey()
 
     def _begin(self, time_ms: int) -> None:
         tomorrow = datetime.fromtimestamp(time_ms / 1000, self._zone).date() + timedelta(days=1)
         start = datetime.combine(tomorrow, time(), self._zone)
         self._next_ms = int(start.timestamp() * 1000)
         self._since_ms, self._cursor = time_ms - STABLE_MS, PROFILE
-        self._counted.clear()
+        self._survey = Survey()
 
     def look(self, store: Store, table: Table, time_ms: int) -> bool:
         """Go on; whether there was anything to do. ``time_ms`` is the time reached."""
@@ -127,11 +137,17 @@ class Stability:
             self._begin(time_ms)
         rows = store.page(PROFILE, self._cursor, SURVEYED)
         for _, raw in rows:
-            for name, held in table.decode(raw).tags.items():
-                if held.since_ms <= self._since_ms:
-                    self._counted[name] += 1
+            self._take(table.decode(raw), table)
         if len(rows) < SURVEYED:
-            self.users, self._cursor = dict(self._counted), b""
+            self.found, self._cursor = self._survey, b""
         else:
             self._cursor = rows[-1][0] + b"\0"
         return True
+
+    def _take(self, profile: Any, table: Table) -> None:
+        survey, since_ms = self._survey, self._since_ms
+        for name, held in profile.tags.items():
+            if held.since_ms <= since_ms:
+                survey.stable[name] += 1
+            if table.is_control(profile, name):
+                survey.controls[name, value_label(held.value)] += 1

@@ -152,6 +152,14 @@ class Mode:
             self._tidy(churn)
         return records
 
+    def erased(self, customer: Customer) -> list[dict[str, Any]]:
+        """What to count, not to tell: the customer is erased, open warnings end unscored."""
+        return [
+            self._record("erased", customer, warning, customer.clock_ms)
+            for warning in customer.churn.warnings
+            if not warning.scored
+        ]
+
     def _welcome(self, customer: Customer, ts_ms: int, *, restarts: bool) -> list[dict[str, Any]]:
         """What an order says of the warnings there are; ``restarts``: it moved L."""
         churn = customer.churn

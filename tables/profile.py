@@ -46,7 +46,7 @@ Dwelt = tuple[str, int]
 
 
 class Definition(Protocol):
-    """One tag made of tags."""
+    """One tag."""
 
     @property
     def name(self) -> str: ...
@@ -97,6 +97,8 @@ class Rules(Protocol):
     def timezone(self) -> str: ...
     @property
     def profile(self) -> ProfileRules: ...
+    @property
+    def tags(self) -> Sequence[Definition]: ...
 
 
 class Held(Struct, array_like=True, gc=False):
@@ -187,6 +189,11 @@ class Profiles:
         self._rules = rules.profile
         self._version = rules.version
         self._iso = calendar_of(rules.timezone).iso
+        self._controls = {tag.name: tag.control for tag in rules.tags if tag.control}
+
+    def is_control(self, profile: Profile, tag: str) -> bool:
+        """Whether the user is in the tag's control group."""
+        return is_control(tag, profile.user_id, self._controls.get(tag))
 
     def new(self, user_id: str) -> Profile:
         """The profile of a user never heard of."""

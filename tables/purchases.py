@@ -349,6 +349,11 @@ class Purchases(DayTable[Buyer]):
         out.warnings += records
         return bool(records)
 
+    def forget(self, user: Buyer, out: Outputs) -> None:
+        """Open warnings end unscored."""
+        if self._churn is not None:
+            out.ended += self._churn.erased(user)
+
     def adopt(self, user: Buyer) -> None:
         """Definitions without churn leave nobody warned; others may predict otherwise."""
         if self._churn is None:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.metrics import ALL, Metrics, Value
+from stream.profiles import Survey
 
 PURCHASES = ("registered", "updated", "order", "refund", "erase")
 
@@ -55,7 +56,7 @@ class Partition:
     population: Mapping[tuple[str, str], int] = field(default_factory=dict)
     users: int = 0
     tagged: int = 0
-    stable: Mapping[str, int] | None = None
+    survey: Survey | None = None
     store: Disk = field(default_factory=Disk)
 
 
@@ -112,7 +113,9 @@ def test_every_counter_child_that_can_be_known_starts_at_zero(metrics):
     assert transitions["event", "silver", "tier", "null"] == 0
     assert transitions["tag", "false", "made", "true"] == 0
     warnings = samples["tagstream_churn_warnings_total"]
-    assert len(warnings) == 2 * (1 + 1 + 2 + 2)  # control; raised, churned, returned, scored
+    assert len(warnings) == 2 * (
+        1 + 1 + 1 + 2 + 2
+    )  # control; raised, churned, erased, returned, scored
     assert set(events.values()) | set(transitions.values()) | set(warnings.values()) == {0}
     for name in (
         "tagstream_deadlines_fired_total",

@@ -3,15 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
-from stream import rules
-from stream.app import Tagstream
-from stream.domains import discover
-from stream.settings import Settings
+from tests.inprocess import InProcess
 
 TAGS: dict[str, Any] = {
     "version": 1,
@@ -26,60 +20,9 @@ TAGS: dict[str, Any] = {
 }
 
 
-class Worker:
-    """The service in this process, with nothing but events to move time."""
-
-    def __init__(self, directory: Path, **changed: Any) -> None:
-        domains = discover()
-        options = {"partitions": "1", "time": "events", "data_dir": str(directory)}
-        definitions = rules.parse(yaml.safe_dump(TAGS | changed), "tags.yaml", domains)
-        self.service = Tagstream(Settings.load(options, {}), definitions, domains)
-        self.sent = 0
-
-    async def __aenter__(self) -> "Worker":
-        await self.service.start(web=False)
-        await self.service.until_ready()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.service.stop()
-
-    async def send(self, *events: str, topic: str = "purchases") -> None:
-        """Events of one user each, as ``user type time`` and further JSON fields."""
-        rows = []
-        for event in events:
-            user, kind, at, *fields = event.split(maxsplit=3)
-            self.sent += 1
-            content = {
-                "event_id": f"e{self.sent}",
-                "user_id": user,
-                "type": kind,
-                "ts": f"{at}:00+08:00",
-            } | (orjson.loads(fields[0]) if fields else {})
-            rows.append((user.encode(), orjson.dumps(content)))
-        self.service.broker.append_many({(topic, 0): rows})
-        await self.service.drained()
-
-    def counted(self, name: str) -> dict[str, float]:
-        """The samples of a metric that are not 0, by their label values."""
-        return {
-            " ".join(sample.labels.values()): sample.value
-            for family in text_string_to_metric_families(self.service.metrics.text().decode())
-            for sample in family.samples
-            if sample.name == name and sample.value
-        }
-
-    def rows(self, topic: str) -> list[tuple[bytes | None, Any]]:
-        """Keys and decoded values of everything on a topic."""
-        return [
-            (record.key, record.value and orjson.loads(record.value))
-            for record in self.service.broker.read(topic, 0, 0, max_records=10_000)
-        ]
-
-
 @pytest.fixture
 async def worker(tmp_path: Path):
-    async with Worker(tmp_path) as running:
+    async with InProcess(tmp_path, TAGS) as running:
         yield running
 
 
@@ -168,16 +111,25 @@ async def test_users_tagged_users_and_how_long_tags_were_held(worker):
     assert worker.counted("tagstream_tag_dwell_seconds_sum") == {"buyer": held_s}
 
 
-async def test_tags_that_were_not_changed_for_a_month_are_stable(tmp_path):
-    """Looked at once a day, by time that events move."""
-    async with Worker(tmp_path) as worker:
-        await worker.send('u1 order 2025-04-01T09:00 {"amount": 101}')
-        await worker.send('u2 order 2025-05-02T09:00 {"amount": 101}')
-        await worker.send("u3 registered 2025-05-05T09:00")
-    async with Worker(tmp_path) as worker:
-        await worker.send("u3 updated 2025-05-05T10:00")
-        await worker.send("u3 updated 2025-05-05T11:00")
-        assert worker.counted("tagstream_stable_users") == {"tier": 1}
+async def test_a_look_at_every_user_once_a_day(tmp_path):
+    """Who has had a tag unchanged for a month, and who is in its control group."""
+    buyer = {"name": "buyer", "domain": "purchases", "when": "orders_total > 0", "control": 0.5}
+    tags = TAGS | {"tags": [TAGS["tags"][0], buyer]}
+    async with InProcess(tmp_path, tags) as worker:
+        for number in range(20):
+            await worker.send(f'u{number} order 2025-04-01T09:00 {{"amount": 101}}')
+        await worker.send('v order 2025-05-02T09:00 {"amount": 101}')
+        controls = sum(
+            "control" in change
+            for key, change in worker.rows("tag-changes")
+            if change["tag"] == "buyer"
+        )
+    async with InProcess(tmp_path, tags) as worker:
+        await worker.send('w order 2025-05-05T10:00 {"amount": 1}')
+        assert worker.counted("tagstream_stable_users") == {"tier": 20, "buyer": 20}
+        counted = worker.counted("tagstream_tag_control_users")
+        assert 0 < counted.pop("buyer true") == controls < 21
+        assert not counted
 
 
 async def test_an_erased_user_leaves_no_count_behind(worker):
@@ -200,3 +152,16 @@ async def test_an_erased_user_leaves_no_count_behind(worker):
     assert set(kept.values()) == {None}
     events = worker.counted("tagstream_events_total")
     assert events["purchases erased order"] == 1
+
+
+async def test_a_warning_that_an_erasure_ends_is_counted_and_never_scored(worker):
+    """Neither right nor wrong; nothing more is said of it."""
+    await worker.send(
+        'u1 order 2025-04-01T09:00 {"amount": 1}',
+        "u2 registered 2025-04-29T09:00",
+        "u1 erase 2025-04-29T10:00",
+        "u2 updated 2025-06-01T09:00",
+    )
+    counts = worker.counted("tagstream_churn_warnings_total")
+    assert {key.split()[-1]: number for key, number in counts.items()} == {"raised": 1, "erased": 1}
+    assert [record["status"] for _, record in worker.rows("churn-warnings")] == ["raised"]

@@ -385,6 +385,12 @@ USERS = Row(
             most=1,
         ),
         bars(
+            "Control groups",
+            "Users who have the tag and are left alone, so that what it is used for can be compared"
+            " with not using it.",
+            ("sum by (tag, value) (tagstream_tag_control_users{})", "{{tag}} {{value}}"),
+        ),
+        bars(
             "Time in a tag",
             "How long users had had a tag with one value when that ended, on average, in the range"
             " shown.",

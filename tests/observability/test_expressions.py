@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from stream.metrics import Metrics
+from stream.profiles import Survey
 from tests.observability import dashboard
 from tests.observability.expressions import COUNTED, reads
 from tests.observability.prometheus import PENDING, rules
@@ -24,8 +25,8 @@ def exported() -> dict[str, str]:
     registry = CollectorRegistry()
     metrics = Metrics(registry, types={"purchases": ["order"]}, partitions=1)
     metrics.define(1, [], churn_mode="silence")
-    stable = Partition(0, {}, stable={})
-    owner = Owner([stable], recovery_started_ms=1, recovery_seconds=1.0)
+    surveyed = Partition(0, {}, survey=Survey())
+    owner = Owner([surveyed], recovery_started_ms=1, recovery_seconds=1.0)
     metrics.watch(owner, loop_lag=lambda: 0.0)
     return {
         family.name + part: family.type
