@@ -71,6 +71,7 @@ export const TEXT = {
     tags: "Tags", noTags: "This user has no tag now.",
     since: "since {date}", days: "{n} days",
     why: "Why", whyNow: "holds now:", lastChange: "Last change:", history: "Seen on this page",
+    churnStates: { none: "none", warned: "warned", churned: "lost" },
     features: "All features", yes: "yes", no: "no", none: "–",
     domains: {
       purchases: "Purchases", service: "Service", engagement: "Engagement", outreach: "Outreach",
@@ -147,6 +148,7 @@ export const TEXT = {
     tags: "标签", noTags: "该用户目前没有标签。",
     since: "自 {date} 起", days: "{n} 天",
     why: "原因", whyNow: "目前成立：", lastChange: "最近一次变化：", history: "本页看到的变化",
+    churnStates: { none: "无", warned: "已预警", churned: "已流失" },
     features: "全部特征", yes: "是", no: "否", none: "–",
     domains: {
       purchases: "购买", service: "客服", engagement: "互动", outreach: "触达", profile: "画像",
@@ -287,6 +289,7 @@ export function valueText(value, name = "") {
   if (value === null || value === undefined) return t("none");
   if (value === true || value === "true") return t("yes");
   if (value === false) return t("no");
+  if (name === "churn_state") return under("churnStates", value);
   if (typeof value !== "number") return /^\d{4}-\d\d-\d\dT/.test(value) ? moment(value) : String(value);
   return /rate/.test(name) ? `${number(value * 100, 1)} %` : number(value, 2);
 }
