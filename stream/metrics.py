@@ -48,10 +48,10 @@ ALL = "all"
 PROFILE = "profile"
 """Domain of the tags made of tags, which change because another tag did."""
 
-# What can become of an event whose type is known, and of one whose type is not.
-# The other codes (`stream/events.py`) and "erased" come when they do, in bulk if at all: for every
-# type they would be a tenth of all series.
-_OUTCOMES = ("applied", "late", "duplicate", "invalid", "too_late")
+# What can become of an event whose type is known, and of one whose type is not. The others, and
+# the other codes of dead letters (`stream/events.py`), come when they do, in bulk if at all: for
+# every type they would be a tenth of all series.
+_OUTCOMES = ("applied", "duplicate", "invalid")
 _UNREADABLE = ("too_large", "malformed", "unknown_type")
 
 _CHUNK_STAGES = ("decode", "apply")
@@ -75,10 +75,10 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 # Thresholds of objectives (0.5 s, 5 s) are boundaries, so that they can be read off exactly.
 # Few boundaries where a histogram has many children: a worker is to have under 1,000 series.
 _TO_CHANGE_S = (0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0)
-_BATCH_S = (0.005, 0.05, 0.5, 5.0)
+_BATCH_S = (0.05, 0.5)
 _REQUEST_S = (0.005, 0.05, 0.5)
 _ARRIVAL_S = (1.0, 60.0, 3_600.0, 86_400.0)
-_DWELL_S = tuple(days * 86_400.0 for days in (1, 7, 30))
+_DWELL_S = (7 * 86_400.0,)
 _REBALANCE_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _LATENESS_S = (0.0, 10.0, 60.0, 3_600.0, 86_400.0)
 
@@ -100,8 +100,8 @@ class DomainView(Protocol):
         """Source offset after the last record applied."""
 
     @property
-    def committed_offset(self) -> int | None:
-        """Source offset in the last transaction; None before the first."""
+    def committed_offset(self) -> int:
+        """Source offset in the last transaction."""
 
     @property
     def deadlines_pending(self) -> int:
@@ -512,10 +512,12 @@ class Metrics(Collector):
         for tag in tags:
             labels = [value_label(value) for value in tag.values]
             self._tags[tag.name] = labels
-            # Of the 42 ways between seven values few are ever taken: only coming in and going
-            # out are there from the start.
+            # Of the 42 ways between seven values few are ever taken: those in are there from the
+            # start, and of a tag that one has or has not, those out.
+            causes = ("tag",) if tag.domain == PROFILE else ("event", "time")
             for value in labels[1:]:
-                for cause in ("tag",) if tag.domain == PROFILE else ("event", "time"):
+                self._transitions.start(tag.name, labels[0], value, causes[0])
+                for cause in causes if len(labels) == 2 else ():
                     self._transitions.start(tag.name, labels[0], value, cause)
                     self._transitions.start(tag.name, value, labels[0], cause)
         if churn_mode is None:
@@ -806,22 +808,13 @@ class Metrics(Collector):
             *("domain", "partition"),
             of=((key, view.applied_offset) for key, view in each),
         )
-        yield _gauge(
-            "tagstream_committed_offset",
-            "Source offset in the last transaction.",
-            *("domain", "partition"),
-            of=(
-                (key, view.committed_offset)
-                for key, view in each
-                if view.committed_offset is not None
-            ),
-        )
-
         pending: Counter[str] = Counter()
+        committed: Counter[str] = Counter()
         state: dict[str, float] = {}
         overdue: dict[str, float] = {}
         for (domain, _), view in each:
             pending[domain] += view.deadlines_pending
+            committed[domain] += view.committed_offset
             late_s = 0.0
             if view.time_ms is not None and view.next_deadline_ms is not None:
                 late_s = max(0.0, (view.time_ms - view.next_deadline_ms) / 1000)
@@ -831,6 +824,11 @@ class Metrics(Collector):
                 part = partition.store.sst_bytes / len(partition.domains)
                 state[domain] = state.get(domain, 0) + part
         for name, help_, values in (
+            (
+                "tagstream_committed_offset",
+                "Source offset in the last transaction, summed over partitions.",
+                committed,
+            ),
             ("tagstream_deadlines_pending", "Deadlines that have not fired.", pending),
             (
                 "tagstream_state_bytes",

@@ -212,7 +212,7 @@ class Feed:
         self.cursor = index_key(code, 0, b"")
         self.optional = {kind: names for kind, names in optional.items() if names}
         self.lag: int | None = None  # records not applied yet, as last heard from the broker
-        self.committed_offset: int | None = None
+        self.committed_offset = 0
 
     @property
     def is_due(self) -> bool:
@@ -305,6 +305,7 @@ class Partition:
         self._tasks: list[asyncio.Task[None]] = []
         for feed in feeds:
             feed.place = position.places.setdefault(feed.name, Place())
+            feed.committed_offset = feed.place.offset
             feed.floor_ms = store.first_due(feed.code, feed.cursor)
 
     @property

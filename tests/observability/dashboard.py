@@ -672,7 +672,8 @@ WORKERS = Row(
             "Waiting for their commit",
             "Records that are applied and not committed yet: those of the flush under way.",
             (
-                "sum by (domain) (tagstream_applied_offset{} - tagstream_committed_offset{})",
+                "sum by (domain) (tagstream_applied_offset{})"
+                " - sum by (domain) (tagstream_committed_offset{})",
                 "{{domain}}",
             ),
         ),
