@@ -233,6 +233,26 @@ def test_without_churn_nobody_is_ever_warned():
     assert not solo.warnings
 
 
+def test_an_erasure_ends_open_warnings_unscored():
+    """They are told of only to be counted: not those that were scored before."""
+    solo = buyer(after="5d", lead="4d")
+    solo.tell("2025-04-03 10:00")
+    solo.wait("2025-04-04 10:00")
+    said = len(solo.warnings)
+    solo.tell("2025-04-04 11:00", "erase")
+    assert len(solo.warnings) == said
+    assert [warning["status"] for warning in solo.out.ended] == ["erased", "erased"]
+    assert {warning["warning_id"] for warning in solo.out.ended} == {
+        warning["warning_id"] for warning in solo.out.warnings
+    }
+    assert not solo.wait("2026-01-01")
+    solo = buyer()
+    solo.wait(CHURNED)
+    solo.tell("2025-05-02 10:00", "erase")
+    assert not solo.out.ended
+    assert solo.user.rhythm.last_ms is None
+
+
 # -- predicted
 
 # One order alone, by these: P(nothing for 33 days) reaches 0.7 after 30.7266 days.
