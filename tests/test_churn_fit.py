@@ -15,8 +15,8 @@ from stream import data, timestamps
 from stream.domains import discover
 from stream.rules import load, parse
 from tables import fitting
-from tables.calendar import DAY_MS
-from tables.rhythm import GENERIC
+from tables.calendar import DAY_MS, NEVER
+from tables.rhythm import GENERIC, Model, Parameters, Rhythm
 from tests.test_commands import run
 
 BEGIN_MS = timestamps.parse("2025-01-01T00:00:00+08:00")
@@ -82,6 +82,41 @@ def test_a_fit_is_a_block_that_definitions_take(events):
     assert f"{len(rows):,} orders of 60 users, until {UNTIL[:19]}.000+08:00" in said
     assert f"log-likelihood {best.log_likelihood:.1f}" in said
     assert "warning" not in said  # the longest gaps are within 30 days
+
+
+def test_what_was_fitted_predicts_every_warning_of_a_replay(events, tmp_path):
+    """Through the whole service: each at the instant that the model says, judged by what came."""
+    tags, told, until = tmp_path / "tags.yaml", tmp_path / "warnings", "2026-06-01T00:00:00+08:00"
+    fitted(events, "--until", UNTIL, "--output", tags)
+    head = "version: 1\ntimezone: Asia/Shanghai\ntags: []\n"
+    tags.write_text(head + tags.read_text().replace("control: 0.1", "control: 0.5"))
+    result = run("replay", events, "--tags", tags, "--warnings", told, "--until", until)
+    assert result.exit_code == 0, result.stderr
+    churn: Any = load(tags, discover()).churn
+    model = Model(Parameters(**churn.parameters), horizon_ms=33 * DAY_MS, probability=0.4)
+    histories: dict[str, list[int]] = {}
+    for event in map(orjson.loads, shop()):
+        histories.setdefault(event["user_id"], []).append(event["ts"])
+    expected = []
+    for user, history in histories.items():
+        rhythm = Rhythm()
+        for ts_ms, following_ms in zip(history, [*history[1:], NEVER], strict=True):
+            rhythm.hear(ts_ms)
+            raised_ms = (rhythm.last_ms or 0) + model.delay_ms(rhythm)
+            if raised_ms <= following_ms:
+                lost_ms = raised_ms + 33 * DAY_MS
+                right = not any(raised_ms < other < lost_ms for other in history)
+                expected.append((user, raised_ms, right))
+    records = [orjson.loads(line) for line in told.read_bytes().splitlines()]
+    scored = [
+        (record["user_id"], timestamps.parse(record["raised_at"]), record["right"])
+        for record in records
+        if record["status"] == "scored"
+    ]
+    assert sorted(scored) == sorted(expected)
+    assert sum(right for *_, right in expected) / len(expected) >= 0.4
+    assert {record["control"] for record in records} == {False, True}
+    assert all(record["probability"] >= 0.4 for record in records)
 
 
 def test_a_fit_keeps_what_the_definitions_say_of_churn(events, tmp_path):
