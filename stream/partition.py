@@ -560,8 +560,19 @@ class Partition:
         out, gathered, position, profiles = self._out, self._gathered, self.position, self.profiles
         profile = profiles.get(key, user.user_id)
         was_known, was_tagged = bool(profile.domains), bool(profile.tags)
-        told = profiles.table.follow(profile, feed.name, out, user.clock_ms, event_id)
-        profiles.put(key, profile, retold=bool(told))
+        newest_ms = -NEVER
+        if out.erased_ms:
+            newest_ms = self._newest_elsewhere(feed, key)
+        elif not was_known:
+            feeds = self.feeds.values()
+            erased_ms = max(each.users.erased_ms(user.user_id) for each in feeds)
+            profiles.table.bar(profile, erased_ms)
+        told = profiles.table.follow(profile, feed.name, out, user.clock_ms, event_id, newest_ms)
+        if profile.barred and event_id is not None and not out.erased_ms:
+            user.heard_day = NO_DAY  # the next event may be what lifts the bar
+            feed.users.put(key, user)
+        # An erasure is told even where no tag was left to take back.
+        profiles.put(key, profile, retold=bool(told) or out.erased_ms is not None)
         if told:
             position.tagged += bool(profile.tags) - was_tagged
         position.users += bool(profile.domains) - was_known
@@ -626,6 +637,11 @@ class Partition:
             if known is not None and other is not feed:
                 known.heard_day = NO_DAY  # what is newer than the erasure lifts its ban
                 other.users.put(key, known)
+
+    def _newest_elsewhere(self, feed: Feed, key: bytes) -> int:
+        """The largest event time of a user in all domains but one."""
+        others = [other.users.get(key) for other in self.feeds.values() if other is not feed]
+        return max((user.newest_ms for user in others if user is not None), default=-NEVER)
 
     def _misplaced(self, key: bytes, ts_ms: int, latest_ms: int) -> tuple[Code, str] | None:
         settings = self._settings

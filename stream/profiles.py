@@ -29,9 +29,16 @@ class Table(Protocol):
     def decode(self, raw: bytes) -> Any: ...
     def encode(self, profile: Any) -> bytes: ...
     def follow(
-        self, profile: Any, domain: str, said: Any, clock_ms: int, event_id: str | None
+        self,
+        profile: Any,
+        domain: str,
+        said: Any,
+        clock_ms: int,
+        event_id: str | None,
+        newest_ms: int = ...,
     ) -> list[Any]: ...
-    def describe(self, profile: Any) -> dict[str, Any]: ...
+    def bar(self, profile: Any, erased_ms: int) -> None: ...
+    def describe(self, profile: Any) -> dict[str, Any] | None: ...
     def is_control(self, profile: Any, tag: str) -> bool: ...
 
 
@@ -57,7 +64,8 @@ class Profiles:
         gone = not profile.domains
         self.rows.put(PROFILE + key, None if gone else self.table.encode(profile))
         if retold:
-            self._told[key] = None if gone else orjson.dumps(self.table.describe(profile))
+            tags = None if gone else self.table.describe(profile)
+            self._told[key] = None if tags is None else orjson.dumps(tags)
 
     def peek(self, key: bytes) -> Any | None:
         """A copy of the profile as it is now; None if there is none."""

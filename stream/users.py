@@ -101,8 +101,7 @@ class Users:
     def new(self, user_id: str) -> Any:
         """A user that was never seen before."""
         user = self.table.new(user_id)
-        if self._any_erased:
-            user.erased_ms = self._erased_ms(user_id)
+        user.erased_ms = self.erased_ms(user_id)
         return user
 
     def erase(self, user_id: str, ts_ms: int) -> None:
@@ -110,7 +109,10 @@ class Users:
         self._any_erased = True
         self._erasures[erasure_mark(self.code, user_id, self._erase_key)] = ts_ms
 
-    def _erased_ms(self, user_id: str) -> int:
+    def erased_ms(self, user_id: str) -> int:
+        """Up to when what the user did is not to be known any more."""
+        if not self._any_erased:
+            return -NEVER
         mark = erasure_mark(self.code, user_id, self._erase_key)
         for waiting in (self._erasures, self._erasures_writing):
             if mark in waiting:

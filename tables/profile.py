@@ -121,10 +121,11 @@ class Profile(Struct, array_like=True, gc=False):
     numbers: dict[str, int] = {}
     domains: list[str] = []
     updated_ms: int = -NEVER  # of the last change; before all time until the first
-    erased_ms: int = -NEVER  # of an erasure that nothing newer has followed yet
+    erased_ms: int = -NEVER  # the newest thing that is not to be known any more
     active_day: int = FIRST_DAY
     activity: int = 0
     registered_day: int | None = None
+    barred: bool = False  # nothing newer than what was erased is known: no tags made of tags
 
 
 def _hold(profile: Profile, name: str, value: Any, at_ms: int, dwelt: list[Dwelt]) -> None:
@@ -200,12 +201,19 @@ class Profiles:
         return Profile(user_id)
 
     def follow(
-        self, profile: Profile, domain: str, said: Said, clock_ms: int, event_id: str | None
+        self,
+        profile: Profile,
+        domain: str,
+        said: Said,
+        clock_ms: int,
+        event_id: str | None,
+        newest_ms: int = -NEVER,
     ) -> list[Change]:
         """Take in all that one domain says of the user; every change in order, ours too.
 
         ``event_id`` is that of the event applied, None where only time passed; ``clock_ms`` the
         user's in that domain. Warnings are told the tags that the user has when they are raised.
+        ``newest_ms`` is the newest thing known in other domains, needed for an erasure.
         """
         changes, warnings, heard = said.changes, said.warnings, said.heard
         told: list[Change] = []
@@ -227,7 +235,7 @@ class Profiles:
         self._complete(warnings[warning_from:], profile)
         if said.erased_ms is not None:
             erased = [change for change in changes if change["cause"]["kind"] == "erase"]
-            told += self.erase(profile, domain, erased, *said.erased_ms, said.dwelt)
+            told += self.erase(profile, domain, erased, *said.erased_ms, said.dwelt, newest_ms)
         elif heard is not None and self.heard(profile, domain, heard[0]) and event_id:
             cause = {"kind": "event", "event_id": event_id}
             told += self.evaluate(profile, clock_ms, cause, said.dwelt)
@@ -251,10 +259,16 @@ class Profiles:
         fresh = not profile.domains
         if domain not in profile.domains:
             profile.domains.append(domain)
-        if ts_ms > profile.erased_ms > -NEVER:
-            profile.erased_ms = -NEVER
+        if profile.barred and ts_ms > profile.erased_ms:
+            profile.barred = False
             fresh = True
         return fresh
+
+    def bar(self, profile: Profile, erased_ms: int) -> None:
+        """The user of a new profile is known to have been erased, in whatever domain."""
+        if erased_ms > -NEVER:
+            profile.erased_ms = erased_ms
+            profile.barred = True
 
     def fold(
         self,
@@ -290,7 +304,7 @@ class Profiles:
         for tag, first_that_holds in zip(rules.tags, rules.cases, strict=True):
             name = tag.name
             previous, value = values[name], first_that_holds(values)
-            if profile.erased_ms > -NEVER and value != previous:
+            if profile.barred and value != previous:
                 value = rules.unset[name]
             if value != previous:
                 evidence = {read: values[read] for read in tag.features}
@@ -307,15 +321,18 @@ class Profiles:
         ts_ms: int,
         at_ms: int,
         dwelt: list[Dwelt],
+        newest_ms: int = -NEVER,
     ) -> list[Change]:
         """The user was erased in ``domain`` by an event of ``ts_ms``; what follows from that.
 
         ``changes`` took back the tags of the domain, at ``at_ms``. Where it was the last one that
-        knew the user, the tags made of tags go too, and nothing stays.
+        knew the user, the tags made of tags go too, and nothing stays. Otherwise they may only
+        leave, unless something newer is known already: domains have no order between them.
         """
         if domain in profile.domains:
             profile.domains.remove(domain)
         profile.erased_ms = max(profile.erased_ms, ts_ms)
+        profile.barred = newest_ms <= profile.erased_ms
         said = self.fold(profile, changes, at_ms, dwelt) if changes else []
         if not profile.domains:
             for tag in self._rules.tags:
@@ -328,8 +345,10 @@ class Profiles:
                 setattr(profile, name, getattr(fresh, name))
         return said
 
-    def describe(self, profile: Profile) -> dict[str, Any]:
-        """The user's tags as the topic ``user-tags`` has them."""
+    def describe(self, profile: Profile) -> dict[str, Any] | None:
+        """The user's tags as the topic ``user-tags`` has them; None where none ever changed."""
+        if profile.updated_ms == -NEVER:
+            return None
         iso = self._iso
         return {
             "user_id": profile.user_id,
@@ -352,9 +371,11 @@ class Profiles:
     ) -> Change:
         name, user_id = tag.name, profile.user_id
         number = profile.numbers[name] = profile.numbers.get(name, 0) + 1
+        # After an erasure changes may be counted anew, and what was forgotten may happen again.
+        again = () if profile.erased_ms == -NEVER else (profile.erased_ms,)
         profile.updated_ms = max(profile.updated_ms, at_ms)
         change = {
-            "change_id": identify(user_id, PROFILE, name, number, value, at_ms, cause),
+            "change_id": identify(user_id, PROFILE, name, number, value, at_ms, cause, *again),
             "user_id": user_id,
             "domain": PROFILE,
             "tag": name,

@@ -388,6 +388,8 @@ class Table(Generic[U]):
         effective_ms = user.clock_ms
         effective_at = self.calendar.iso(effective_ms)
         erased = cause["kind"] == "erase"
+        # After an erasure changes are counted anew, and what was forgotten may happen again.
+        again = () if user.erased_ms == -NEVER else (user.erased_ms,)
         for position, definition in enumerate(self._tags):
             value, previous = values[position], user.values[position]
             if value == previous:
@@ -397,7 +399,9 @@ class Table(Generic[U]):
             number = state.number + 1 if state else 1
             user.tags[tag] = TagState(value, effective_ms, number)
             change = {
-                "change_id": identify(user_id, self.name, tag, number, value, effective_ms, cause),
+                "change_id": identify(
+                    user_id, self.name, tag, number, value, effective_ms, cause, *again
+                ),
                 "user_id": user_id,
                 "domain": self.name,
                 "tag": tag,

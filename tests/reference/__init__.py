@@ -17,12 +17,14 @@ nor have the domains of a user, hence `by_domain` and `settled` for what ran by 
 Out of its reach: wall time, and all dead letters but ``too_late``.
 """
 
-from tests.reference.domains import DOMAINS, domain_of
+from tests.reference.conditions import names_in
+from tests.reference.domains import CHANNELS, DOMAINS, domain_of
 from tests.reference.engine import Life, Person, Reference, run
 from tests.reference.records import Record, by_domain, by_user, settled
 from tests.reference.times import first_instant, instant, local, local_date
 
 __all__ = [
+    "CHANNELS",
     "DOMAINS",
     "Life",
     "Person",
@@ -35,6 +37,7 @@ __all__ = [
     "instant",
     "local",
     "local_date",
+    "names_in",
     "run",
     "settled",
 ]
