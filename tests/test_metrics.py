@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -191,6 +192,21 @@ def test_warnings_are_split_by_what_they_were_worth(metrics):
         ("true", "red", "silence", "", "false", "scored"): 1,
         ("false", "red", "silence", "churned", "", "returned"): 1,
     }
+
+
+def test_predictions_are_counted_from_nothing_by_level_and_control(metrics):
+    """So that precision by mode and by control can be had from the first one scored."""
+    metrics.define(1, [LOYAL], churn_mode="predicted")
+    # control, level, mode, returned_from, right, status
+    at_first = scrape(metrics)["tagstream_churn_warnings_total"]
+    for control, level, right in product(("false", "true"), ("red", "yellow"), ("false", "true")):
+        assert at_first[control, level, "predicted", "", right, "scored"] == 0
+    one = ("scored", "predicted", "yellow", True)
+    metrics.warnings([(*one, True, None), (*one, True, None), (*one, False, None)])
+    counted = scrape(metrics)["tagstream_churn_warnings_total"]
+    assert counted.keys() == at_first.keys()
+    assert counted["true", "yellow", "predicted", "", "true", "scored"] == 2
+    assert counted["true", "yellow", "predicted", "", "false", "scored"] == 1
 
 
 def test_a_weighted_observation_equals_that_many_single_ones(metrics):
