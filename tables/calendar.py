@@ -9,6 +9,7 @@ Times are epoch milliseconds (UTC), any year from 1 to 9998. Nothing here knows 
 counted per day.
 """
 
+from calendar import monthrange
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, lru_cache
 from typing import Final
@@ -17,7 +18,8 @@ from zoneinfo import ZoneInfo
 NEVER: Final = 2**62
 """An instant that does not come."""
 
-DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
 
 EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
 """What to add to a day to have what ``datetime.date`` calls its ordinal."""
@@ -27,6 +29,21 @@ _CACHED: Final = 65_536  # entries: quarter hours of 22 months in about 6 MiB
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_DAY: Final = date(9998, 12, 31).toordinal() - EPOCH_ORDINAL
 _MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+@lru_cache(maxsize=4_096)
+def month_of(day: int) -> tuple[int, int]:
+    """The first day of the calendar month that ``day`` lies in, and of the one after it; of a day
+    before all dates, itself and the next.
+
+    >>> month_of(20208)  # 2025-04-30
+    (20179, 20209)
+    """
+    if day <= -EPOCH_ORDINAL:
+        return day, day + 1
+    on = date.fromordinal(day + EPOCH_ORDINAL)
+    first = day - on.day + 1
+    return first, first + monthrange(on.year, on.month)[1]
 
 
 @cache  # what one table has looked up, all others of the zone need too

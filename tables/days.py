@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from msgspec import field
 
+from tables.calendar import month_of
 from tables.features import FIRST_DAY
 from tables.table import Rules, Table, User
 
@@ -97,10 +98,23 @@ def sum_of(name: str, days: int, column: str, unit: int = 1) -> Callable[[Any], 
     """The reader of a feature: ``column`` over the last ``days`` local days, over ``unit``."""
     totals_of = attrgetter(column)
 
+    def count(user: DayCounts) -> int:
+        totals: list[int] = totals_of(user)
+        return totals[-1] - totals[bisect_right(user.days, user.today - days) - 1]
+
+    def amount(user: DayCounts) -> float:
+        return count(user) / unit
+
+    return _named(count if unit == 1 else amount, name)
+
+
+def month_sum_of(name: str, column: str) -> Callable[[Any], float]:
+    """The reader of a feature: ``column`` over the local calendar month of the clock."""
+    totals_of = attrgetter(column)
+
     def read(user: DayCounts) -> float:
         totals: list[int] = totals_of(user)
-        total = totals[-1] - totals[bisect_right(user.days, user.today - days) - 1]
-        return total if unit == 1 else total / unit
+        return totals[-1] - totals[bisect_left(user.days, month_of(user.today)[0]) - 1]
 
     return _named(read, name)
 

@@ -32,7 +32,10 @@ def digest(event_id: str) -> bytes:
 
 
 class Blocks(Protocol):
-    """Rows of ids beside a user's record: ``{hash: event time}`` by user id and number."""
+    """Rows of ids beside a user's record: ``{hash: event time}`` by user id and number.
+
+    What ``get`` gives may be changed where it is put back.
+    """
 
     def get(self, user_id: str, number: int) -> dict[int, int] | None: ...
     def put(self, user_id: str, number: int, ids: dict[int, int]) -> None: ...

@@ -21,11 +21,16 @@ from math import ceil, floor, inf, isfinite
 from operator import attrgetter, itemgetter
 from typing import Any, Final, Protocol, TypeVar
 
+from tables.calendar import month_of
+
 FIRST_DAY: Final = -(10**9)
 """Before every day there is."""
 
 NO_DAY: Final = 10**9
 """After every day there is."""
+
+MONTH_DAYS: Final = 31
+"""Of the longest month."""
 
 Constants = tuple[float, ...] | None
 DayOf = Callable[[Any], int]
@@ -128,6 +133,55 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """A ``Window`` over ``column`` divided by the same over ``by``; 0 where that is 0.
+
+    Unlike for a ``Ratio``, a day may add to ``column`` and not to ``by``.
+    """
+
+    days: int
+    column: str
+    by: str
+
+    def next_turn(self, constants: Constants) -> DayOf:
+        """Any day that leaves, on either side, until one of them is empty."""
+        days, totals_of = self.days, attrgetter(self.column, self.by)
+        either = [_oldest_leaves(days, column) for column in (self.column, self.by)]
+
+        def turns(user: Any) -> int:
+            entry = bisect_right(user.days, user.today - days) - 1
+            if any(totals[-1] == totals[entry] for totals in totals_of(user)):
+                return NO_DAY
+            return min(leaves(user) for leaves in either)
+
+        return turns
+
+    def last_turn(self, user: Any, day: int) -> int:
+        """The last day at which anything left, on either side."""
+        return max(_last_left(user, self.days, column, day) for column in (self.column, self.by))
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """The sum of a column over the local calendar month of today: ``[first day, next first day)``.
+
+    It falls to 0 where the month ends.
+    """
+
+    column: str
+
+    def next_turn(self, constants: Constants) -> DayOf:
+        """The end of a month whose sum has reached a constant."""
+        levels = (0,) if constants is None else _levels(constants, 1)
+        return _month_ends(self.column, min(levels, default=inf))
+
+    def last_turn(self, user: Any, day: int) -> int:
+        """The end of today's month, where it had anything."""
+        first, end = month_of(user.today)
+        return end if end <= day and _since(user, self.column, first) else FIRST_DAY
+
+
+@dataclass(frozen=True, slots=True)
 class Since:
     """The number of local days since ``getattr(user, day)``, which is None before it happened."""
 
@@ -181,6 +235,15 @@ def _sum_falls(days: int, column: str, levels: tuple[int, ...]) -> DayOf:
 
 
 @cache
+def _month_ends(column: str, lowest: float) -> DayOf:
+    def ends(user: Any) -> int:
+        first, end = month_of(user.today)
+        return end if _since(user, column, first) > lowest else NO_DAY
+
+    return ends
+
+
+@cache
 def _next_midnight(day: str) -> DayOf:
     day_of = attrgetter(day)
     return lambda user: NO_DAY if day_of(user) is None else user.today + 1
@@ -203,6 +266,13 @@ def _passes(day: str, constants: tuple[float, ...]) -> DayOf:
     return passes
 
 
+def levels_of(constants: Constants) -> tuple[int, ...] | None:
+    """Of a count that falls: the numbers that it must come down to, ascending, before that can
+    matter; None where any fall may.
+    """
+    return None if constants is None else _levels(constants, 1)
+
+
 def _levels(constants: tuple[float, ...], unit: int) -> tuple[int, ...]:
     """Whole sums, ascending: one that falls from above a level to it or below passes a constant
     or leaves one.
@@ -217,6 +287,12 @@ def _levels(constants: tuple[float, ...], unit: int) -> tuple[int, ...]:
         if level / unit == constant:
             levels.add(level - 1)
     return tuple(sorted(level for level in levels if level >= 0))
+
+
+def _since(user: Any, column: str, first: int) -> int:
+    """The sum of a column from the day ``first`` on."""
+    totals: list[int] = getattr(user, column)
+    return totals[-1] - totals[bisect_left(user.days, first) - 1]
 
 
 def _last_left(user: Any, days: int, column: str, day: int) -> int:
@@ -261,4 +337,7 @@ class Features:
 
     def longest_window(self) -> int:
         """Days that events have to be kept for."""
-        return max(getattr(change, "days", 0) for change in self.changes.values())
+        return max(
+            MONTH_DAYS if isinstance(change, Month) else getattr(change, "days", 0)
+            for change in self.changes.values()
+        )

@@ -205,6 +205,12 @@ class Table(Generic[U]):
         """Fire those deadlines of ``instant_ms`` that lie at ``due_ms``; whether there were any."""
         return False
 
+    def last_instant_ms(self, user: U, time_ms: int) -> int:
+        """The last instant after the clock up to ``time_ms``, other than the start of a day or
+        one that was fired, at which a feature changes with no event; ``-NEVER`` if there is none.
+        """
+        return -NEVER
+
     def forget(self, user: U, out: Outputs) -> None:
         """The user is about to be erased: say what ends with that."""
 
@@ -344,9 +350,12 @@ class Table(Generic[U]):
             last = max(last, change.last_turn(user, today))
             if last == today:
                 break
+        last_ms = self.last_instant_ms(user, time_ms)
         if last > user.today:
-            user.clock_ms = max(user.clock_ms, self._day_start_ms(last))
-            user.today = self._day(user.clock_ms)
+            last_ms = max(last_ms, self._day_start_ms(last))
+        if last_ms > user.clock_ms:
+            user.clock_ms = last_ms
+            user.today = self._day(last_ms)
 
     def _erase(self, user: U, event: Event, time_ms: int, out: Outputs) -> Outcome:
         """Take back every tag, and leave the record as if the user had never been heard of."""

@@ -1,6 +1,7 @@
 """One user alone with a table: tests tell what happened when, in local time."""
 
 from datetime import datetime
+from functools import cache
 from itertools import count
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -8,30 +9,31 @@ from zoneinfo import ZoneInfo
 import msgspec
 import yaml
 
-from tables import purchases
-from tables.table import NEVER, Outputs
-from tests.strategies import parsed
+from stream import rules
+from stream.domains import discover
+from tables.table import NEVER, Outputs, Table
 
-_decode = msgspec.json.Decoder(purchases.Event).decode
+_parsed = cache(lambda text: rules.parse(text, "tags.yaml", discover()))
+_decoders = {name: msgspec.json.Decoder(found.events) for name, found in discover().items()}
 
 
-def received(event: dict[str, Any]) -> Any:
+def received(event: dict[str, Any], domain: str = "purchases") -> Any:
     """An event as it comes out of decoding."""
-    decoded = _decode(msgspec.json.encode(event))
+    decoded = _decoders[domain].decode(msgspec.json.encode(event))
     decoded.check()
     return decoded
 
 
-def definitions(*tags: dict[str, Any] | str, **content: Any) -> Any:
+def definitions(*tags: dict[str, Any] | str, domain: str = "purchases", **content: Any) -> Any:
     """Rules of these tags; a string is the condition of a tag ``t``."""
     listed = [{"name": "t", "when": tag} if isinstance(tag, str) else tag for tag in tags]
-    return parsed(
+    return _parsed(
         yaml.safe_dump(
             {
                 "version": 1,
                 "timezone": "Asia/Shanghai",
                 "attributes": ["region", "age"],
-                "tags": [{"domain": "purchases"} | tag for tag in listed],
+                "tags": [{"domain": domain} | tag for tag in listed],
             }
             | content,
             sort_keys=False,
@@ -40,11 +42,14 @@ def definitions(*tags: dict[str, Any] | str, **content: Any) -> Any:
 
 
 class Solo:
-    """The user, the table, and all that came out."""
+    """The user, the table of one domain, and all that came out."""
 
-    def __init__(self, *tags: dict[str, Any] | str, **content: Any) -> None:
-        self.rules = definitions(*tags, **content)
-        self.table = purchases.Purchases(self.rules)
+    def __init__(
+        self, *tags: dict[str, Any] | str, domain: str = "purchases", **content: Any
+    ) -> None:
+        self.domain = discover()[domain]
+        self.rules = definitions(*tags, domain=domain, **content)
+        self.table: Table[Any] = self.domain.table(self.rules)
         self.user = self.table.new("u1")
         self.out = Outputs()
         self._ids = count(1)
@@ -54,14 +59,16 @@ class Solo:
         local = datetime.fromisoformat(at).replace(tzinfo=ZoneInfo(self.rules.timezone))
         return round(local.timestamp() * 1000)
 
-    def tell(self, at: str, kind: str = "order", time: str | None = None, **fields: Any) -> str:
+    def tell(
+        self, at: str, kind: str = "order", /, *, time: str | None = None, **fields: Any
+    ) -> str:
         """An event; ``time`` is how far the partition's time has come. What became of it."""
         event = {"event_id": f"e{next(self._ids)}", "user_id": "u1", "type": kind} | fields
         if kind in ("order", "refund"):
             event.setdefault("amount", 10)
         event["ts"] = self.ms(at)
         time_ms = self.ms(time) if time else -NEVER
-        return self.table.apply(self.user, received(event), time_ms, self.out)
+        return self.table.apply(self.user, received(event, self.domain.name), time_ms, self.out)
 
     def wait(self, until: str) -> bool:
         """Time passes; whether the record has to be written."""
@@ -69,7 +76,7 @@ class Solo:
 
     def says(self, feature: str) -> Any:
         """A feature, as of the user's clock."""
-        return purchases.FEATURES[feature](self.user)
+        return self.domain.features[feature](self.user)
 
     @property
     def deadline(self) -> str | None:
