@@ -83,12 +83,15 @@ class Ring:
         wait_until(self.prometheus.ready, "Prometheus to be ready")
 
     def caught_up(self) -> bool:
-        """All is applied, all deadlines have fired, and who has had what for long is known."""
+        """All is applied, all deadlines have fired, and users have been looked at once.
+
+        That may have been before there were any: it is done once a day.
+        """
         metric = self.worker.metric
         return (
             metric("tagstream_partition_lag") == 0
             and metric("tagstream_deadline_overdue_seconds") == 0
-            and metric("tagstream_stable_users") > 0
+            and metric("tagstream_stable_users") >= 0
         )
 
     def go_on(self) -> None:
