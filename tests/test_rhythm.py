@@ -9,7 +9,7 @@ from math import ceil, exp, inf
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream import data
@@ -285,6 +285,7 @@ POPULATIONS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(GAPS)
 def test_the_rhythm_is_what_a_sum_over_all_gaps_says(gaps):
     """Weights that fade by a tenth with every gap, the newest counting in full."""
@@ -299,6 +300,7 @@ def test_the_rhythm_is_what_a_sum_over_all_gaps_says(gaps):
         assert rhythm.m2 >= 0
 
 
+@settings(deadline=None)
 @given(GAPS, POPULATIONS, st.floats(0.01, 0.99), st.floats(0.1, 400))
 @example([1.0] * 30, Parameters(0, 50, 400, 0.01, 0, 1), 0.5, 3)  # no tail and no dropout at all
 @example([2_000.0] * 3, SOME, 0.9, 33)  # beyond what is looked at
@@ -331,6 +333,7 @@ def test_the_delay_is_the_first_millisecond_that_is_probable_enough(
         assert found == QUIET_MS or earlier_ms == found or not enough(earlier_ms - 1)
 
 
+@settings(deadline=None)
 @given(GAPS, POPULATIONS)
 def test_silence_falls_from_certain_to_gone(gaps, parameters):
     """A probability, at any distance."""

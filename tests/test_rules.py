@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -640,6 +640,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
     assert load(path, DOMAINS).fingerprint == rules(HEAD + TAG).fingerprint
 
 
+@settings(deadline=None)
 @given(st.text("tags: version-[]{}&*!|>'\"%@`#,?\n\t1az~\\", max_size=80))
 def test_no_text_does_anything_but_load_or_be_refused(text):
     """Whatever stands in a file, its author gets an answer and the worker no other exception."""
