@@ -36,10 +36,11 @@ STEP_MS = 60_000
 
 
 def definitions(directory: Path) -> Path:
-    """The shipped ones, with figures by value tier and half of the warned left alone."""
+    """The shipped ones, with figures by value tier, and half of everybody left alone."""
     content = yaml.safe_load(data.TAGS.read_text("utf-8"))
     content["breakdown"] = "value_tier"
-    content["churn"]["control"] = 0.5
+    for part in (content["churn"], *content["tags"]):
+        part["control"] = 0.5
     path = directory / "tags.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
     return path
@@ -78,15 +79,17 @@ class Ring:
             assert post(self.worker, history[first : first + BATCH])
         wait_until(self.caught_up, "the history to be applied")
         self.scraped = self.worker.get("/metrics")[1]
+        # Users are surveyed once a day, the first time perhaps before there were any; and counters
+        # that begin again are what Prometheus has to live with.
+        self.worker.stop()
+        self.worker.start().wait_ready()
+        wait_until(self.caught_up, "the worker to go on")
         instance = f"127.0.0.1:{self.worker.port}"
         self.prometheus = Prometheus(directory, instance, before(self.scraped, now_ms(), instance))
         wait_until(self.prometheus.ready, "Prometheus to be ready")
 
     def caught_up(self) -> bool:
-        """All is applied, all deadlines have fired, and users have been looked at once.
-
-        That may have been before there were any: it is done once a day.
-        """
+        """All is applied, all deadlines have fired, and users have been looked at once."""
         metric = self.worker.metric
         return (
             metric("tagstream_partition_lag") == 0
