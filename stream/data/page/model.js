@@ -72,6 +72,12 @@ export class Model {
     return this.tags.find((tag) => tag.name === name);
   }
 
+  /** Whether a tag says what a churn warning says anyway: reads the state, or a tag that does. */
+  tellsChurn(name) {
+    const tag = this.tag(name);
+    return tag?.features.some((read) => read === "churn_state" || (tag.domain === "profile" && this.tellsChurn(read))) ?? false;
+  }
+
   get latest() {
     return [...this.workers.values()].map((states) => states.at(-1));
   }

@@ -142,12 +142,10 @@ function warningLine(warning) {
     evidence.orders_total ? t("orders", { n: number(evidence.orders_total) }) : null,
     warning.probability === null ? null : `${number(warning.probability * 100)} %`,
   ];
-  // What the line says itself need not be said again.
-  const same = new Set(model.tags.filter(({ features }) => features.includes("churn_state")).map(({ name }) => name));
-  const worth = Object.entries(tags ?? {}).filter(([name, value]) => typeof value === "string" && !same.has(name));
+  const worth = model.tags.filter(({ name }) => typeof tags?.[name] === "string" && !model.tellsChurn(name)).slice(0, 3);
   return h("li", { "data-way": status === "returned" || warning.right === false ? "in" : "out", "data-status": status },
     h("p", { class: "line" }, userButton(warning.user_id), " ", h("b", null, said), " ",
-      ...worth.map(([name, value]) => h("span", { class: "chip" }, labelOf(model.tag(name), value))), control(warning)),
+      ...worth.map((tag) => h("span", { class: "chip", title: titleOf(tag) }, labelOf(tag, tags[tag.name]))), control(warning)),
     h("p", { class: "note" }, h("time", { datetime: warning.at }, moment(warning.at, warning.emitted_at)),
       ...facts.filter(Boolean).map((fact) => ` · ${fact}`)),
   );
@@ -175,7 +173,8 @@ function drawPopulation() {
   $("population").replaceChildren(...model.tags.map((tag) => {
     const bars = tag.conditions.map(({ value }) => bar(tag, value, now, before, most));
     return h("details", { "data-name": tag.name, open: opened.has(tag.name) },
-      h("summary", null, h("span", { class: "title" }, titleOf(tag)), ...bars),
+      h("summary", { class: tag.conditions.some(({ value }) => value === true) ? "single" : null },
+        h("span", { class: "title" }, titleOf(tag)), ...bars),
       h("div", { class: "about" }, ...about(tag)));
   }));
   if (focused) $("population").querySelector(`details[data-name="${CSS.escape(focused)}"] summary`)?.focus();
@@ -186,7 +185,7 @@ function bar(tag, value, now, before, most) {
   const grown = before ? users - (before.get(`${tag.name} ${value}`) ?? 0) : 0;
   const meter = h("span", { class: "meter", "aria-hidden": "true" }, h("span"));
   meter.firstChild.style.width = `${100 * users / most}%`;
-  return h("span", { class: value === true ? "bar single" : "bar" },
+  return h("span", { class: "bar" },
     value === true ? null : h("span", { class: "value", title: value }, labelOf(tag, value)), meter,
     h("span", { class: "count", "data-none": !users }, number(users)),
     h("span", { class: "grown", "data-way": grown < 0 ? "out" : "in" }, grown ? `${grown > 0 ? "+" : "−"}${number(Math.abs(grown))}` : ""));

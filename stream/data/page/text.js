@@ -198,6 +198,16 @@ const FEATURES = {
   last_order_at: ["上次下单", "Last order"],
 };
 
+const CHANNELS = {
+  app_push: ["App 推送", "app push"],
+  sms: ["短信", "text message"],
+  email: ["邮件", "email"],
+  wechat: ["微信", "WeChat"],
+  wechat_mini: ["小程序", "mini program"],
+  store: ["门店", "store"],
+  phone: ["电话", "phone"],
+};
+
 const UNITS = { d: ["近 {n} 天", "{n} days"], h: ["近 {n} 小时", "{n} hours"] };
 const SPANS = { month: ["本月", "this month"], day: ["当天", "today"], total: ["累计", "ever"] };
 
@@ -262,7 +272,7 @@ export function featureName(name) {
   const which = language === "zh" ? 0 : 1;
   if (name in FEATURES) return FEATURES[name][which];
   const out = name.match(/^opted_out_(.+)$/);
-  if (out) return `${FEATURES.opted_out[which]}: ${out[1]}`;
+  if (out) return `${FEATURES.opted_out[which]}: ${CHANNELS[out[1]]?.[which] ?? out[1]}`;
   const [, base, number, unit, span] = name.match(/^(.*)_(?:(\d+)([dh])|(month|day|total))$/) ?? [];
   if (!(base in FEATURES)) return name;
   const window = span ? SPANS[span][which] : fill(UNITS[unit][which], { n: number });

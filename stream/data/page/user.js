@@ -82,9 +82,14 @@ function tagOf(name, { value, since }) {
       value === true ? null : h("span", { class: "chip" }, labelOf(tag, value)), " ",
       h("span", { class: "note" }, `${t("since", { date: moment(since) })} (${daysSince(since)})`)),
     condition ? h("p", { class: "note" }, `${t("why")}: ${t("whyNow")} `, h("code", null, condition.when)) : null,
-    tag ? values(Object.fromEntries(tag.features.filter((read) => read in known).map((read) => [read, known[read]])), model) : null,
+    tag ? values(Object.fromEntries(tag.features.filter((read) => read in known).map((read) => [read, known[read]])), readTags(tag, model)) : null,
     last ? h("p", { class: "note" }, `${t("lastChange")} ${moment(last.effective_at)}, ${causeOf(last)}`) : null,
   );
+}
+
+/** The model where what is read are tags; elsewhere a feature may have the name of a tag. */
+function readTags({ domain }, model) {
+  return domain === "profile" ? model : null;
 }
 
 /** What a tag made of tags reads. */
@@ -125,7 +130,10 @@ export function changeLine(change, model, named = true) {
     : [h("b", null, `${title}: `),
        change.previous === null ? null : h("span", { class: "chip was" }, labelOf(tag, change.previous)),
        "→ ", h("span", { class: "chip" }, labelOf(tag, change.value))];
-  const evidence = Object.entries(change.features).map(([name, value]) => `${nameOf(name, model)} ${valueOf(name, value, model)}`);
+  const read = readTags(change, model);
+  // Of many yes and no, the yes are what counts.
+  const anyYes = Object.values(change.features).includes(true);
+  const evidence = Object.entries(change.features).filter(([, value]) => !anyYes || value !== false).map(([name, value]) => `${nameOf(name, read)} ${valueOf(name, value, read)}`);
   return h("li", { "data-way": out ? "out" : flag ? "in" : "over" },
     h("p", { class: "line" },
       named ? userButton(change.user_id) : null, " ", ...what.filter(Boolean), control(change)),
