@@ -76,7 +76,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 # Few boundaries where a histogram has many children: a worker is to have under 1,000 series.
 _TO_CHANGE_S = (0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0)
 _BATCH_S = (0.05, 0.5)
-_REQUEST_S = (0.005, 0.05, 0.5)
+_REQUEST_S = (0.005, 0.025, 0.1, 0.5)
 _ARRIVAL_S = (1.0, 60.0, 3_600.0, 86_400.0)
 _DWELL_S = (7 * 86_400.0,)
 _REBALANCE_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

@@ -91,9 +91,9 @@ def rate(metric: str, by: str = "", window: str = "$__rate_interval") -> str:
 
 
 def quantile(share: float, histogram: str, by: str = "") -> str:
-    """A quantile of a histogram, of all workers together."""
+    """A quantile of a histogram, of all workers together; none while nothing is observed."""
     labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({share}, {rate(histogram, labels)})"
+    return f"histogram_quantile({share}, {rate(histogram, labels)}) >= 0"
 
 
 def part(some: str, all_: str, matched: str = "") -> str:
@@ -350,7 +350,6 @@ USERS = Row(
             ("-" + grown(LEFT, "tag, previous", "1h"), "{{tag}} {{previous}} left"),
             height=12,
             least=None,
-            decimals=0,
         ),
         bars(
             "Way between values, in a day",
@@ -369,26 +368,31 @@ USERS = Row(
             "How far the shares of a tag's values are from a week ago: below 0.1 nothing much,"
             " above 0.25 another population.",
             ("max by (tag) (namespace_tag:tagstream_tag_users:psi7d{})", "{{tag}}"),
+            width=6,
         ),
         bars(
             "Stability",
-            "Share of the users with a tag who have had it with the same value for 30 days; of"
-            " layers, 85 % are wanted.",
+            "Share of the users with a tag who have had it with the same value for 30 days, as"
+            " looked at once a day; of layers, 85 % are wanted.",
             (
-                part(
+                "clamp_max("
+                + part(
                     "sum by (tag) (tagstream_stable_users{})",
                     "sum by (tag) (tagstream_tag_users{})",
-                ),
+                )
+                + ", 1)",
                 "{{tag}}",
             ),
             unit="percentunit",
             most=1,
+            width=6,
         ),
         bars(
             "Control groups",
             "Users who have the tag and are left alone, so that what it is used for can be compared"
             " with not using it.",
             ("sum by (tag, value) (tagstream_tag_control_users{})", "{{tag}} {{value}}"),
+            width=6,
         ),
         bars(
             "Time in a tag",
@@ -402,6 +406,7 @@ USERS = Row(
                 "{{tag}}",
             ),
             unit="s",
+            width=6,
         ),
     ],
 )
@@ -416,7 +421,6 @@ MONEY = Row(
                 grown('tagstream_churn_warnings_total{status!="scored"}', "status, returned_from"),
                 "{{status}} {{returned_from}}",
             ),
-            decimals=0,
         ),
         graph(
             "Precision of warnings",
@@ -478,7 +482,6 @@ MONEY = Row(
             (grown("tagstream_orders_total{}", "value"), "{{value}}"),
             stacked=True,
             width=6,
-            decimals=0,
         ),
         graph(
             "Reaches",
@@ -486,7 +489,6 @@ MONEY = Row(
             (grown("tagstream_reaches_total{}", "channel"), "{{channel}}"),
             stacked=True,
             width=6,
-            decimals=0,
         ),
         graph(
             "Response rate",
@@ -697,7 +699,6 @@ WORKERS = Row(
             (grown("tagstream_produce_failures_total{}", "", "1h"), "failed before the commit"),
             (grown("tagstream_commit_failures_total{}", "", "1h"), "failed in the commit"),
             (grown("tagstream_background_failures_total{}", "task", "1h"), "tried again: {{task}}"),
-            decimals=0,
             width=12,
         ),
         figure(
@@ -891,7 +892,7 @@ def _defaults(panel: Panel) -> dict[str, Any]:
             "mode": "absolute",
             "steps": [{"value": value, "color": colour} for value, colour in levels],
         },
-        "color": {"mode": "thresholds" if panel.kind == "stat" else "palette-classic"},
+        "color": _COLOURS[panel.kind],
     }
     for name, value in (("min", panel.least), ("max", panel.most), ("decimals", panel.decimals)):
         if value is not None:
@@ -912,7 +913,12 @@ def _defaults(panel: Panel) -> dict[str, Any]:
     return defaults
 
 
-_SOFT = {"percentunit": 0.01, "bytes": 1024}
+_SOFT = {"percentunit": 0.01, "bytes": 1024, "s": 0.01}
+_COLOURS = {
+    "stat": {"mode": "thresholds"},
+    "bargauge": {"mode": "fixed", "fixedColor": "blue"},
+    "timeseries": {"mode": "palette-classic"},
+}
 
 
 def _reduced() -> dict[str, Any]:

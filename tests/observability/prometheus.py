@@ -15,7 +15,6 @@ from typing import Any
 
 import yaml
 
-from stream.domains import discover
 from tests.broker.cluster import ends_with_us, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -73,8 +72,6 @@ def promtool(*arguments: str | Path, text: str | None = None) -> tuple[int, str]
 #: Metrics that alerts or panels name and of which there is nothing yet, not even under load. A
 #: test says when there is.
 PENDING = {"tagstream_rules_reload_failures_total", "tagstream_rules_sweep_remaining"}
-if "outreach" not in discover():
-    PENDING |= {"tagstream_reaches_total", "tagstream_responses_total"}
 
 
 class Prometheus:
