@@ -34,7 +34,9 @@ ENTRY: Final = 10
 """Bytes of a time and a number, both big-endian."""
 
 _TIME: Final = 6  # bytes of them
-_NUMBER_BITS: Final = 8 * (ENTRY - _TIME)
+_FELL: Final = ENTRY - _TIME
+_NUMBER_BITS: Final = 8 * _FELL
+_NUMBER: Final = (1 << _NUMBER_BITS) - 1
 
 Row = tuple[int, int, int]
 
@@ -92,8 +94,8 @@ class Hours:
                 self._add_to_row(held, place, ts_ms, user_id, blocks)
                 return
         head = held.head
-        if not head or _time(head, len(head) - ENTRY) < ts_ms:
-            head += _pack(ts_ms, 1)
+        if not head or int.from_bytes(head[-ENTRY:-_FELL], "big") < ts_ms:
+            head += (ts_ms << _NUMBER_BITS | 1).to_bytes(ENTRY, "big")
         else:
             head = _inserted(head, ts_ms)
         held.head = head
@@ -121,21 +123,27 @@ class Hours:
         edge_ms = clock_ms - self.span_ms
         if held.oldest_ms > edge_ms:
             return
-        head, at = held.head, 0
-        while at < len(head) and _time(head, at) <= edge_ms:
-            held.total -= _number(head, at)
+        head, rows, at = held.head, held.rows, 0
+        oldest_ms = NEVER
+        while at < len(head):
+            entry = int.from_bytes(head[at : at + ENTRY], "big")
+            if entry >> _NUMBER_BITS > edge_ms:
+                oldest_ms = entry >> _NUMBER_BITS
+                break
+            held.total -= entry & _NUMBER
             at += ENTRY
-        held.head = head = head[at:]
-        while not head and held.rows:
-            (_, total, number), held.rows = held.rows[0], held.rows[1:]
+        head = head[at:]
+        while rows and not head:
+            (_, total, number), rows = rows[0], rows[1:]
             held.spent += (number,)
             # All of a row has left where the next one's first has.
-            is_over = bool(held.rows) and held.rows[0][0] <= edge_ms
+            is_over = bool(rows) and rows[0][0] <= edge_ms
             times = {} if is_over else blocks.get(user_id, number) or {}
             kept = sorted(item for item in times.items() if item[0] > edge_ms)
             held.total -= total - sum(fell for _, fell in kept)
-            held.head = head = b"".join(_pack(ts_ms, fell) for ts_ms, fell in kept)
-        held.oldest_ms = _time(head, 0) if head else NEVER
+            head = b"".join(_pack(ts_ms, fell) for ts_ms, fell in kept)
+            oldest_ms = kept[0][0] if kept else NEVER
+        held.head, held.rows, held.oldest_ms = head, rows, oldest_ms
 
     def due_ms(self, held: Held, levels: Sequence[int] | None) -> int:
         """The next instant at which the count falls to one of the ascending ``levels`` or below
