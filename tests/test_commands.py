@@ -217,6 +217,30 @@ def test_every_synthetic_event_is_valid_and_in_order_of_time(tmp_path):
     assert {event["type"] for event in events} == {"registered", "updated", "order", "refund"}
 
 
+def test_events_of_all_domains_are_of_the_same_customers_and_valid(tmp_path):
+    """Each in its own source, about as many as asked for in the span."""
+    events = generate(
+        tmp_path / "e", "--all-domains", "--count", "5000", "--days", "60", "--users", "50"
+    )
+    domains = discover()
+    decoders = {name: Decoder(domain.events) for name, domain in domains.items()}
+    router = Router(domains)
+    users: dict[str, set[object]] = {name: set() for name in domains}
+    for event in events:
+        raw = orjson.dumps(event)
+        (domain,) = router.route(raw).domains
+        assert not isinstance(
+            decoders[domain].decode(raw, str(event["user_id"]).encode()), Rejected
+        )
+        users[domain].add(event["user_id"])
+    assert users["engagement"] == users["purchases"] == users["outreach"] >= users["service"]
+    span_ms = events[-1]["ts"] - events[0]["ts"]  # type: ignore[operator]
+    assert 30 * DAY_MS < span_ms < 90 * DAY_MS
+    assert synthetic.DOMAIN_OF.keys() >= {e["type"] for e in events} - {
+        *("registered", "updated", "order", "refund")
+    }
+
+
 def test_late_and_repeated_events_come_in_about_the_share_asked_for(tmp_path):
     """Late by hours, never by more than six days; a repeat has the same event_id."""
     events = generate(

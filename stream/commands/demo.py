@@ -42,7 +42,7 @@ from stream.domains import discover
 from stream.rules import load
 from stream.settings import Settings
 
-SHOP_USERS, SHOP_DAYS = 800, 120
+SHOP_USERS, SHOP_DAYS = 500, 120
 LAST_DAY = date(1998, 6, 30)  # of the real orders
 YUAN_PER_DOLLAR = 7
 SCREEN_S, REPORT_S = 0.25, 2.0  # how often a terminal and a file are told
@@ -58,7 +58,7 @@ def demo(
         typer.Option(
             min=0.1, max=10_000, metavar="NUMBER", help="Live events a second, after the history."
         ),
-    ] = 10.0,
+    ] = 20.0,
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -99,7 +99,7 @@ async def _demo(
 ) -> None:
     latest = orders[-1].event["user_id"]
     now_ms = time.time_ns() // 1_000_000
-    shop = synthetic.purchases(
+    shop = synthetic.everything(
         seed=1, users=SHOP_USERS, start_ms=now_ms - SHOP_DAYS * DAY_MS, days=SHOP_DAYS
     )
     past = takewhile(lambda arrival: arrival.at_ms < now_ms, shop)

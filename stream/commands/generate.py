@@ -78,6 +78,14 @@ def generate(
         float,
         typer.Option(min=0.0, max=1.0, metavar="SHARE", help="Share of events that arrive twice."),
     ] = 0.0,
+    all_domains: Annotated[
+        bool,
+        typer.Option(
+            "--all-domains",
+            metavar="",
+            help="Engagement, service and outreach of the same customers too, not purchases alone.",
+        ),
+    ] = False,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -108,6 +116,7 @@ def generate(
         count=count,
         late=late,
         repeats=repeats,
+        all_domains=all_domains,
     )
     if live:
         arrivals = synthetic.live(arrivals)
@@ -130,9 +139,11 @@ def _arrivals(
     count: int | None,
     late: float,
     repeats: float,
+    all_domains: bool,
 ) -> Iterator[Arrival]:
     """Every event that was asked for; without a count, those that arrive within the span."""
-    endless = synthetic.purchases(
+    make = synthetic.everything if all_domains else synthetic.purchases
+    endless = make(
         seed=seed,
         users=users,
         start_ms=start_ms,

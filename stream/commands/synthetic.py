@@ -1,5 +1,8 @@
 """Made-up events: a shop whose customers register, order, return goods and fall silent.
 
+In all domains, if asked: they look around, put things into the cart and watch, turn to service,
+are reached by the shop, and answer or have enough of it.
+
 Promise: an endless stream in order of arrival, the same for the same arguments on every
 machine. Each customer has a rhythm of his own, log-normal gaps around his persona's; so
 there are daily buyers with long streaks, and one-off buyers who never come back.
@@ -56,6 +59,21 @@ PERSONAS = (
 )
 REFUNDS, UPDATES = 0.04, 0.01  # per order
 
+# In all domains: visits per order and what is done in one, contacts per order, days between two
+# reaches, and what becomes of a reach.
+VISITS, STEPS = 2.0, (1, 6)
+CONTACTS = 0.08
+REACH_DAYS = 6.0
+RESPONSES, FAREWELLS = 0.25, 0.01
+EVENTS_PER_ORDER = 1 + VISITS * sum(STEPS) / 2 + CONTACTS
+
+ENGAGEMENT = (
+    *(("view", 0.50), ("search", 0.14), ("watch", 0.14), ("cart", 0.10)),
+    *(("favorite", 0.06), ("share", 0.04), ("review", 0.02)),
+)
+KINDS = (("consult", 0.6), ("complaint", 0.25), ("other", 0.15))
+REACHES = (("app_push", 0.45), ("sms", 0.2), ("email", 0.2), ("wechat", 0.15))
+
 REGIONS = ("east", "south", "north", "west", "abroad")
 AGES = ("18-24", "25-34", "35-44", "45-54", "55+")
 GENDERS = ("f", "m", None)
@@ -95,6 +113,27 @@ def purchases(
     if days and events:
         natural = users * 0.75 * days * sum(item.share * item.orders_a_day for item in PERSONAS)
         shop.pace = max(events - users, users / 4) / (natural * (1 + REFUNDS + UPDATES))
+    return shop.run(users, start_ms, ramp_ms)
+
+
+def everything(
+    *,
+    seed: int,
+    users: int,
+    start_ms: int,
+    days: float | None = None,
+    events: int | None = None,
+    late: float = 0.0,
+    repeats: float = 0.0,
+) -> Iterator[Arrival]:
+    """Events of all domains, of the same customers; otherwise as `purchases`."""
+    shop = _Town(seed, late, repeats)
+    ramp_ms = (days / 2 if days else RAMP_DAYS) * DAY_MS
+    if days and events:
+        orders = users * 0.75 * days * sum(item.share * item.orders_a_day for item in PERSONAS)
+        reaches = users * 0.75 * days / REACH_DAYS * (1 + RESPONSES)
+        natural = orders * (EVENTS_PER_ORDER + REFUNDS + UPDATES) + reaches
+        shop.pace = max(events - users, users / 4) / natural
     return shop.run(users, start_ms, ramp_ms)
 
 
@@ -171,7 +210,7 @@ class _Shop:
     def _refund(self, at_ms: int, index: int, fen: int) -> Iterator[Arrival]:
         return self._happen(at_ms, index, "refund", amount=fen / 100)
 
-    def _happen(self, ts_ms: int, index: int, kind: str, **fields: Any) -> Iterator[Arrival]:
+    def _happen(self, ts_ms: int, index: int, kind: str, /, **fields: Any) -> Iterator[Arrival]:
         """An event that arrives now, or later where it is one of the late; maybe again."""
         event = {
             "event_id": f"s{self._seed}-{next(self._numbers):08d}",
@@ -189,7 +228,7 @@ class _Shop:
             self._push(ts_ms + self._delay_ms(0.2), self._arrive, event)
 
     def _arrive(self, at_ms: int, event: dict[str, Any]) -> Iterator[Arrival]:
-        yield Arrival(at_ms, "purchases", event)
+        yield Arrival(at_ms, DOMAIN_OF.get(event["type"], "purchases"), event)
 
     def _delay_ms(self, hours: float) -> int:
         return min(int(_lognormal(self._random, hours, 1.2) * 3_600_000), MOST_LATE_MS)
@@ -200,6 +239,67 @@ class _Shop:
     def _push(self, at_ms: int, step: Step, *about: Any) -> None:
         # The tie keeps the order deterministic, and steps from being compared.
         heapq.heappush(self._heap, (at_ms, next(self._ties), step, about))
+
+
+class _Town(_Shop):
+    """The same in all domains."""
+
+    def _register(
+        self, at_ms: int, index: int, registrations: Iterator[tuple[int, int]]
+    ) -> Iterator[Arrival]:
+        yield from super()._register(at_ms, index, registrations)
+        self._push(at_ms + self._days(0.1, 1.0), self._visit, index, _persona(index))
+        self._push(at_ms + self._days(REACH_DAYS / 2, 0.7), self._reach, index)
+
+    def _order(self, at_ms: int, index: int, persona: Persona) -> Iterator[Arrival]:
+        yield from super()._order(at_ms, index, persona)
+        if self._random.random() < CONTACTS:
+            self._push(at_ms + self._days(1.0, 1.0), self._contact, index)
+
+    def _visit(self, at_ms: int, index: int, persona: Persona) -> Iterator[Arrival]:
+        """A handful of steps, some minutes apart, and sooner or later the next visit."""
+        random = self._random
+        for number in range(random.randint(*STEPS)):
+            self._push(at_ms + number * random.randint(20_000, 180_000), self._step, index)
+        gap_ms = self._days(persona.gap_days / VISITS, persona.gap_sigma)
+        if random.random() < persona.pauses:
+            gap_ms *= 10
+        self._push(at_ms + gap_ms, self._visit, index, persona)
+        return iter(())
+
+    def _step(self, at_ms: int, index: int) -> Iterator[Arrival]:
+        random = self._random
+        kind = _one_of(random, ENGAGEMENT)
+        fields: dict[str, Any] = {}
+        if kind == "watch":
+            fields["seconds"] = round(_lognormal(random, 90.0, 1.0), 1)
+        elif kind == "review" and random.random() < 0.9:
+            fields["rating"] = random.choice((1, 2, 3, 4, 4, 5, 5, 5))
+        return self._happen(at_ms, index, kind, **fields)
+
+    def _contact(self, at_ms: int, index: int) -> Iterator[Arrival]:
+        random = self._random
+        channel = random.choice(("phone", "chat", "store"))
+        return self._happen(at_ms, index, "contact", channel=channel, kind=_one_of(random, KINDS))
+
+    def _reach(self, at_ms: int, index: int) -> Iterator[Arrival]:
+        random = self._random
+        channel = _one_of(random, REACHES)
+        yield from self._happen(at_ms, index, "reach", channel=channel)
+        for share, kind in ((RESPONSES, "response"), (FAREWELLS, "unsubscribe")):
+            if random.random() < share:
+                self._push(at_ms + self._days(0.05, 1.0), self._answer, index, kind, channel)
+        self._push(at_ms + self._days(REACH_DAYS, 0.7), self._reach, index)
+
+    def _answer(self, at_ms: int, index: int, kind: str, channel: str) -> Iterator[Arrival]:
+        return self._happen(at_ms, index, kind, channel=channel)
+
+
+def _one_of(random: Random, shares: tuple[tuple[str, float], ...]) -> str:
+    """One of the names, as often as its share says."""
+    names, weights = zip(*shares, strict=True)
+    chosen: str = random.choices(names, weights)[0]
+    return chosen
 
 
 def _persona(index: int) -> Persona:
@@ -216,5 +316,9 @@ def _lognormal(random: Random, median: float, sigma: float) -> float:
     return median * math.exp(random.gauss(0.0, sigma))
 
 
-#: Makers of events by domain; a domain without one has no synthetic events.
-DOMAINS = {"purchases": purchases}
+#: The domain of every type that is not of purchases.
+DOMAIN_OF = {
+    "contact": "service",
+    **dict.fromkeys((kind for kind, _ in ENGAGEMENT), "engagement"),
+    **dict.fromkeys(("reach", "response", "unsubscribe"), "outreach"),
+}
