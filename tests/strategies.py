@@ -89,6 +89,10 @@ TEXTS = {
 FLAGS = {
     "outreach": [f"opted_out_{channel}" for channel in CHANNELS],
 }
+RHYTHMS: list[dict[str, float]] = [  # of quick buyers, and of those who often do not return
+    {"m0": 0.7, "kappa0": 0.6, "a0": 2.8, "b0": 1.4, "a": 0.3, "b": 1.2},
+    {"m0": 3.0, "kappa0": 0.6, "a0": 2.8, "b0": 1.4, "a": 0.9, "b": 1.2},
+]
 PURCHASES = SimpleNamespace(features=purchases.FEATURES, attribute_reader=purchases.attribute)
 COMPARISONS = st.sampled_from(["<", "<=", ">", ">=", "==", "!="])
 
@@ -202,6 +206,12 @@ def _files(draw: st.DrawFn, zone: str, tags: list[dict[str, Any]]) -> dict[str, 
     churn = draw(st.sampled_from([None, ("30d", "3d"), ("2d", "1d"), ("36h", "12h"), ("5d", "4d")]))
     if churn:
         content["churn"] = {"mode": "silence", "after": churn[0], "lead": churn[1], "control": 0.5}
+        if draw(st.booleans()):
+            content["churn"] |= {
+                "mode": "predicted",
+                "probability": draw(st.sampled_from([0.1, 0.4, 0.59, 0.7])),
+                "parameters": draw(st.sampled_from(RHYTHMS)),
+            }
     return content
 
 
@@ -458,8 +468,10 @@ def _instants(
         churn, origin = definition.churn, draw(st.sampled_from(own))["ts"]
         if churn is None:
             return int(origin + 30 * DAY_MS + beside)
-        after_ms = churn.after_ms - draw(st.sampled_from([0, churn.lead_ms]))
-        return int(origin + after_ms + beside)
+        span_ms = churn.after_ms - draw(st.sampled_from([0, churn.lead_ms]))
+        if churn.mode == "predicted":
+            span_ms = draw(st.sampled_from([DAY_MS, DAY_MS + churn.after_ms + churn.lead_ms]))
+        return int(origin + span_ms + beside)
     if kind == 7:
         return now_ms - draw(st.sampled_from([1, MINUTE_MS, MINUTE_MS + 1, HOUR_MS, DAY_MS]))
     if kind == 8:

@@ -11,7 +11,7 @@ import yaml
 
 from stream import rules
 from tests.reference import Reference, by_user, domains, instant, settled
-from tests.reference.churn import GENERIC, Forecast, Rhythm, delay_days
+from tests.reference.churn import GENERIC, Forecast, Rhythm, delay_ms
 from tests.reference.times import DAY_MS
 
 #: What conditions may read: only the names matter here.
@@ -330,7 +330,7 @@ VECTORS = [
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: json.dumps(vector[0]))
 def test_the_model_of_a_rhythm_has_the_published_figures(vector):
-    """To the digits given; delays to the precision of the search."""
+    """To the digits given; delays to the precision of their search."""
     gaps, *expected, soon, late = vector
     orders = [0]
     for gap in gaps:
@@ -340,8 +340,8 @@ def test_the_model_of_a_rhythm_has_the_published_figures(vector):
     found = [model.mu, model.sigma, model.nu, model.longer_than(10)]
     found += [model.silent_on(1), model.silent_on(20)]
     assert found == pytest.approx(expected, rel=1e-8)
-    assert delay_days(model, 0.4) == pytest.approx(soon, abs=1.1e-3)
-    assert delay_days(model, 0.7) == pytest.approx(late, abs=1.1e-3)
+    assert (delay_ms(model, 0.4) or 0) / DAY_MS == pytest.approx(soon, abs=1e-3)
+    assert (delay_ms(model, 0.7) or 0) / DAY_MS == pytest.approx(late, abs=1e-3)
 
 
 def test_orders_of_one_occasion_and_late_ones_make_no_gap():

@@ -98,7 +98,7 @@ def drive(scene: Scene, seed: int) -> list[Partition]:
     return partitions
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(scenes(), st.integers(0, 2**32))
 def test_changes_warnings_and_dead_letters_equal_the_reference(scene, seed):
     """Whatever is encoded, flushed or fired in between, in whatever order."""
@@ -113,7 +113,7 @@ def test_changes_warnings_and_dead_letters_equal_the_reference(scene, seed):
     assert sorted(dead) == sorted(letter["event_id"] for letter in reference.dead)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(scenes())
 def test_every_feature_and_the_clock_equal_the_reference_after_every_event(scene):
     """Also those that no tag reads."""
@@ -136,7 +136,7 @@ def test_every_feature_and_the_clock_equal_the_reference_after_every_event(scene
         assert features == reference.features(person, life)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(scenes(), st.integers(0, 2**32), st.integers(0, 2**32))
 def test_a_second_run_emits_the_same_records_with_the_same_ids(scene, seed, other_seed):
     """Ids name the change, not the emission."""

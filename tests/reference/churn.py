@@ -4,7 +4,7 @@ A *silence* begins with an order at L. It leads to one warning, raised at w, and
 being churned; the warning is scored when it matures.
 
 - mode silence: w = L + after - lead; churned and matured at L + after.
-- mode predicted: w = L + the delay of `delay_days`; T = w + lead; churned and matured at
+- mode predicted: w = L + the delay of `delay_ms`; T = w + lead; churned and matured at
   T + after. An order less than a day after L is of the same occasion and begins nothing.
 
 An order that arrives late and lies before L moves nothing, in either mode.
@@ -13,13 +13,14 @@ An order that arrives late and lies before L moves nothing, in either mode.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from tests.reference.times import DAY_MS
 
-QUIET_DAYS = 1.0
+QUIET_MS = DAY_MS
 DISCOUNT = 0.9
-FURTHEST_DAYS = 3650.0
+FURTHEST_MS = 3650 * DAY_MS
 GENERIC = {"m0": math.log(14), "kappa0": 0.7, "a0": 2.5, "b0": 1.5, "a": 0.3, "b": 1.2}
 
 
@@ -66,24 +67,35 @@ def silence(churn: Any, orders: Sequence[int]) -> Warning | None:
             matures=last + churn.after_ms,
             probability=None,
         )
-    rhythm = Rhythm.of(orders)
-    forecast = Forecast(rhythm, parameters(churn), (churn.lead_ms + churn.after_ms) / DAY_MS)
-    delay = delay_days(forecast, churn.probability)
-    if delay is None:
+    horizon_days = (churn.lead_ms + churn.after_ms) / DAY_MS
+    given = tuple(sorted((churn.parameters or GENERIC).items()))
+    foreseen = _foreseen(tuple(orders), given, horizon_days, churn.probability)
+    if foreseen is None:
         return None
-    raised = rhythm.last + round(delay * DAY_MS)
+    last, raised, probability = foreseen
     return Warning(
-        last=rhythm.last,
+        last=last,
         raised=raised,
         churn=raised + churn.lead_ms,
         matures=raised + churn.lead_ms + churn.after_ms,
-        probability=forecast.silent_on(delay),
+        probability=probability,
     )
 
 
-def parameters(churn: Any) -> dict[str, float]:
-    """Those of the definitions, or the generic ones."""
-    return dict(churn.parameters or GENERIC)
+@lru_cache(maxsize=10_000)
+def _foreseen(
+    orders: tuple[int, ...],
+    parameters: tuple[tuple[str, float], ...],
+    horizon_days: float,
+    probability: float,
+) -> tuple[int, int, float] | None:
+    """L, w, and how probable silence is then."""
+    rhythm = Rhythm.of(orders)
+    forecast = Forecast(rhythm, dict(parameters), horizon_days)
+    delay = delay_ms(forecast, probability)
+    if delay is None:
+        return None
+    return rhythm.last, rhythm.last + delay, round(forecast.silent_on(delay / DAY_MS), 6)
 
 
 @dataclass
@@ -143,19 +155,20 @@ class Forecast:
         return 1.0 if so_far < 1e-300 else self.longer_than(days + self.horizon_days) / so_far
 
 
-def delay_days(forecast: Forecast, probability: float) -> float | None:
-    """How long after an order to warn; None: never."""
-    if forecast.silent_on(QUIET_DAYS) >= probability:
-        return QUIET_DAYS
-    low, high = QUIET_DAYS, max(2 * QUIET_DAYS, 1.0)
-    while forecast.silent_on(high) < probability:
-        low, high = high, 2 * high
-        if low > FURTHEST_DAYS:
+def delay_ms(forecast: Forecast, probability: float) -> int | None:
+    """How long after an order to warn, to the first millisecond; None: never."""
+
+    def is_enough(delay: int) -> bool:
+        return forecast.silent_on(delay / DAY_MS) >= probability
+
+    if is_enough(QUIET_MS):
+        return QUIET_MS
+    low, high = QUIET_MS, 2 * QUIET_MS
+    while not is_enough(high):
+        if high == FURTHEST_MS:
             return None
-    while high - low > 1e-3:
-        middle = (low + high) / 2
-        if forecast.silent_on(middle) >= probability:
-            high = middle
-        else:
-            low = middle
+        low, high = high, min(2 * high, FURTHEST_MS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high
