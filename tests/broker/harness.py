@@ -1,8 +1,10 @@
 """Runs the service on a broker, feeds it, and judges it from outside.
 
 Events go in and outputs come out through confluent-kafka, a client of another make. What
-should have come out is what the naive reference makes of the source topic as it lies on
-the broker: nothing here knows what the workers went through meanwhile.
+should have come out is what the naive reference makes of the source topics as they lie on
+the broker: nothing here knows what the workers went through meanwhile. Domains are read by
+workers at a pace of their own, so what depends on how they interleave is not compared: what
+tags made of tags were in between. Where they end is.
 """
 
 import contextlib
@@ -12,7 +14,7 @@ import operator
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +26,15 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from stream.domains import discover
 from stream.rules import load
 from tests.broker.cluster import PASSWORD, USER, Cluster, Listener
-from tests.broker.purchases import DAY_MS, TAGS, Sent, farewells, is_farewell, unusable
+from tests.broker.everything import To, farewells, is_farewell, unusable
+from tests.broker.purchases import DAY_MS, TAGS, Sent
 from tests.broker.worker import DEADLINE_S, Worker, tagstream, wait_until
-from tests.reference import Reference, by_user, instant
+from tests.reference import DOMAINS, Reference, by_domain, by_user, instant, settled
 
 SESSION_S = 6.0  # the shortest session that brokers allow by default
 QUIET_MS = 6 * DAY_MS  # before the farewells: long enough for every churn deadline
 
-Letter = tuple[str, int, int]  # code, partition and offset of a dead letter
+Letter = tuple[str, str, int, int]  # code, domain, partition and offset of a dead letter
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 PARTITIONERS = {"murmur2": "murmur2_random", "crc32": "consistent_random"}  # librdkafka's names
 
@@ -173,9 +176,12 @@ class Service:
         }
         self._partitioner = PARTITIONERS[partitioner]
         self._producers: dict[tuple[str, bool], Producer] = {}
-        self.source, self.changes, self.warnings, self.dead_letters = (
+        self.prefix = prefix
+        self.sources = {name: Topic(prefix + name, self.client, partitions) for name in DOMAINS}
+        self.source = self.sources["purchases"]
+        self.changes, self.warnings, self.dead_letters, self.user_tags = (
             Topic(prefix + name, self.client, partitions)
-            for name in ("purchases", "tag-changes", "churn-warnings", "dead-letters")
+            for name in ("tag-changes", "churn-warnings", "dead-letters", "user-tags")
         )
 
     def __enter__(self) -> Self:
@@ -244,22 +250,23 @@ class Service:
 
     def send(
         self,
-        events: Iterable[Sent],
+        events: Iterable[Sent | To],
         *,
         topic: str | None = None,
         codec: str = "none",
         ending: Callable[[Producer], None] | None = None,
     ) -> int:
-        """Append ``events`` to the source, or another topic; returns how many, all acknowledged.
+        """Append ``events`` to their sources, or another topic; returns how many, all acknowledged.
 
         ``ending`` (one of `ENDINGS`) ends the transaction that they are sent in.
         """
-        topic, count = topic or self.source.name, 0
+        count = 0
         producer = self._producer(codec, transactional=ending is not None)
         if ending is not None:
             producer.begin_transaction()
-        for key, value in events:
-            producer.produce(topic, value, key)
+        for key, value, *domain in events:
+            place = topic or self.prefix + (domain[0] if domain else "purchases")
+            producer.produce(place, value, key)
             producer.poll(0)
             count += 1
         assert producer.flush(DEADLINE_S) == 0, "the broker did not take the events"
@@ -286,7 +293,7 @@ class Service:
         return producer
 
     @contextlib.contextmanager
-    def feeding(self, events: Iterator[Sent], *, per_s: int = 600) -> Iterator[None]:
+    def feeding(self, events: Iterator[Sent | To], *, per_s: int = 600) -> Iterator[None]:
         """Send ``events`` for as long as the block runs: slices of every size and codec, plain
         or in transactions, some of which are aborted.
         """
@@ -316,8 +323,9 @@ class Service:
         self.wait_until(lambda: self.changes.read() >= enough, f"{changes} more tag changes")
 
     def wait_idle(self) -> None:
-        """Return once all of a source without transactions is committed."""
-        end, workers = sum(self.source.ends()), self.workers.values()
+        """Return once all of the sources is committed; they hold no transactions."""
+        end = sum(sum(source.ends()) for source in self.sources.values())
+        workers = self.workers.values()
         self.wait_until(
             lambda: end == sum(worker.metric("tagstream_committed_offset") for worker in workers),
             "all events committed",
@@ -327,68 +335,142 @@ class Service:
         """Say farewell, wait for the end, stop the workers, and compare everything with the
         reference: nothing missing, nothing wrong, nothing twice, in order.
         """
-        self.source.read()
-        usable = (record for record in self.source.records() if not unusable(record.value))
-        newest_ms = max(instant(record.decoded()["ts"]) for record in usable)
+        self._read_sources()
+        records = itertools.chain.from_iterable(map(Topic.records, self.sources.values()))
+        usable = [record.decoded() for record in records if not unusable(record.value)]
+        newest_ms = max(instant(event["ts"]) for event in usable)
         self.send(farewells(newest_ms + QUIET_MS))
-        self.source.read()
+        self._read_sources()
         expected = self._expected()
 
         def arrived() -> bool:
-            out = [topic.read() for topic in (self.changes, self.warnings, self.dead_letters)]
-            enough = [len(expected.changes), len(expected.warnings), len(expected.dead)]
+            for topic in (self.changes, self.warnings, self.dead_letters):
+                topic.read()
+            own = [record for record in self.changes.records() if _of_domain(record)]
+            out = [
+                len(own),
+                *(sum(1 for _ in t.records()) for t in (self.warnings, self.dead_letters)),
+            ]
+            enough = [expected.changes_of_domains, len(expected.warnings), len(expected.dead)]
             return all(map(operator.ge, out, enough)) and self._all_gone()
 
         wait_until(arrived, "as many records as expected")
         for worker in self.workers.values():
             if worker.running:
                 worker.stop()
-        for topic in (self.changes, self.warnings, self.dead_letters):
+        for topic in (self.changes, self.warnings, self.dead_letters, self.user_tags):
             topic.read()
-        _compare(expected.changes, self.changes, "change_id")
-        _compare(expected.warnings, self.warnings, "warning_id", "status")
+        changes = [record.decoded() for record in self.changes.records()]
+        warnings = [record.decoded() for record in self.warnings.records()]
+        _compare(by_domain(expected.changes), by_domain(changes), "changes")
+        _compare(settled(expected.changes), settled(changes), "where tags end")
+        _compare(expected.user_tags, self._user_tags(), "user-tags")
+        rules = load(Path(self.settings["TAGSTREAM_TAGS"]), discover())
+        own = {tag.name for tag in rules.tags if tag.domain == "purchases"}
+        wanted, found = (_told_of(own, records) for records in (expected.warnings, warnings))
+        _compare(by_user(wanted), by_user(found), "churn-warnings")
+        _unique(changes, "change_id")
+        _unique(warnings, "warning_id", "status")
         letters = [record.decoded() for record in self.dead_letters.records()]
-        found = [(each["code"], each["partition"], each["offset"]) for each in letters]
-        assert sorted(found) == sorted(expected.dead)
+        dead = [
+            (each["code"], each["topic"].removeprefix(self.prefix), *_place(each))
+            for each in letters
+        ]
+        assert sorted(dead) == sorted(expected.dead)
+
+    def _read_sources(self) -> None:
+        for source in self.sources.values():
+            source.read()
 
     def _expected(self) -> "Expected":
-        """What has to follow from the source as it has been read."""
+        """What has to follow from the sources as they have been read."""
         rules = load(Path(self.settings["TAGSTREAM_TAGS"]), discover())
         reference = Reference(rules, len(self.source.partitions))
         dead: list[Letter] = []
-        for number, records in enumerate(self.source.partitions):
-            for record in records:
-                code = unusable(record.value) or reference.apply(number, record.decoded())
-                if code in ("malformed", "invalid", "too_late"):
-                    dead.append((code, number, record.offset))
+        for domain, source in self.sources.items():
+            for number, records in enumerate(source.partitions):
+                for record in records:
+                    code = unusable(record.value)
+                    code = code or reference.apply(number, record.decoded(), domain)
+                    if code in ("malformed", "invalid", "too_late"):
+                        dead.append((code, domain, number, record.offset))
         reference.finish()
-        return Expected(reference.changes, reference.warnings, dead)
+        return Expected(reference.changes, reference.warnings, dead, _values(reference.user_tags()))
+
+    def _user_tags(self) -> dict[str, Any]:
+        """What ``user-tags`` comes to: the values of each user's tags."""
+        last = {record.key: record for record in self.user_tags.records()}
+        return _values(
+            {
+                (key or b"").decode(): record.decoded()
+                for key, record in last.items()
+                if record.value is not None
+            }
+        )
 
     def _all_gone(self) -> bool:
-        """Whether changes of the last users are out on every partition."""
+        """Whether changes of the last users are out on every partition, in every domain."""
+        rules = load(Path(self.settings["TAGSTREAM_TAGS"]), discover())
+        domains = {tag.domain for tag in rules.tags} - {"profile"}
         return all(
-            any(is_farewell(record.key) for record in records)
+            domains <= {record.decoded()["domain"] for record in records if is_farewell(record.key)}
             for records in self.changes.partitions
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the reference makes of the source: decoded records, and dead letters as ``Letter``."""
+    """What the reference makes of the sources: decoded records, dead letters as ``Letter``, and
+    the values of each user's tags in the end.
+    """
 
     changes: list[dict[str, Any]]
     warnings: list[dict[str, Any]]
     dead: list[Letter]
+    user_tags: dict[str, Any]
+
+    @property
+    def changes_of_domains(self) -> int:
+        """How many changes there have to be but those of tags made of tags."""
+        return sum(1 for change in self.changes if change["domain"] != "profile")
 
 
-def _compare(expected: list[dict[str, Any]], topic: Topic, *identity: str) -> None:
-    """Every user's records equal and in order; none with the identity of another."""
-    got = [record.decoded() for record in topic.records()]
-    wanted, found = by_user(expected), by_user(got)
-    for user in wanted.keys() | found.keys():
-        assert found.get(user, []) == wanted.get(user, []), f"{topic.name}: {user}"
-    ids = {tuple(record[part] for part in identity) for record in got}
-    assert len(ids) == len(got), f"{topic.name}: an id is there twice"
+def _compare(wanted: Mapping[Any, Any], found: Mapping[Any, Any], what: str) -> None:
+    """Equal, user by user; a failure shows the first who differs."""
+    for user in sorted(wanted.keys() | found.keys()):
+        assert found.get(user, []) == wanted.get(user, []), f"{what}: {user}"
+
+
+def _unique(records: list[dict[str, Any]], *identity: str) -> None:
+    """No record has the identity of another."""
+    ids = {tuple(record[part] for part in identity) for record in records}
+    assert len(ids) == len(records), f"{identity[0]}: one is there twice"
+
+
+def _told_of(tags: Container[str], warnings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Warnings that tell of these tags alone."""
+    return [
+        warning | {"tags": {name: v for name, v in warning["tags"].items() if name in tags}}
+        for warning in warnings
+    ]
+
+
+def _values(user_tags: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of each user's tags, of users who have any."""
+    values = {
+        user: {name: tag["value"] for name, tag in told["tags"].items()}
+        for user, told in user_tags.items()
+    }
+    return {user: own for user, own in values.items() if own}
+
+
+def _of_domain(record: Record) -> bool:
+    """Whether a change is of a tag that is not made of tags."""
+    return b'"domain":"profile"' not in (record.value or b"")
+
+
+def _place(letter: Mapping[str, Any]) -> tuple[int, int]:
+    return letter["partition"], letter["offset"]
 
 
 def _security(cluster: Cluster, listener: Listener) -> dict[str, str]:

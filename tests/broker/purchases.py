@@ -1,8 +1,8 @@
 """Random purchases for tests: what shops send, with everything that is hard about it.
 
 Mostly in order of time; some late, some too late, some at a boundary, some repeated, some
-unusable. About 13 minutes of event time per event: 110 events are a day. `unusable` says what the
-service has to answer to each on its own.
+unusable. About 13 minutes of event time per event: 110 events are a day. `everything.unusable` says
+what the service has to answer to each on its own.
 """
 
 import itertools
@@ -68,12 +68,12 @@ def purchases(seed: int, *, users: int = 250, start: int = 0) -> Iterator[Sent]:
         if luck < 0.08:
             ts_ms -= int(rng.expovariate(1 / DAY_MS))  # late; past three days too late
         elif luck < 0.10:
-            ts_ms = _midnight_ms(now_ms)
+            ts_ms = midnight_ms(now_ms)
         event = {
             "event_id": f"{seed}-{number}",
             "user_id": user,
-            "ts": _rfc3339(ts_ms) if luck > 0.98 else ts_ms,
-            **_what(rng),
+            "ts": rfc3339(ts_ms) if luck > 0.98 else ts_ms,
+            **purchase(rng),
         }
         value = json.dumps(event).encode()
         if luck > 0.995:
@@ -91,43 +91,13 @@ def orders_now(users: int) -> Iterator[Sent]:
         yield user, json.dumps({**event, "ts": time.time_ns() // 1_000_000}).encode()
 
 
-def unusable(value: bytes | None) -> str | None:
-    """The code of the dead letter that an event of ours has to become; None: it is usable."""
-    try:
-        event = json.loads(value or b"")
-    except ValueError:
-        return "malformed"
-    return "invalid" if event.get("amount", 0) < 0 else None
-
-
-def farewells(ts_ms: int) -> list[Sent]:
-    """Orders of users of their own, enough for some in every partition.
-
-    Sent last: once their changes are out, so is everything that came before them.
-    """
-    return [
-        (
-            f"last-{number}",
-            json.dumps(
-                {
-                    "event_id": f"farewell-{number}",
-                    "user_id": f"last-{number}",
-                    "type": "order",
-                    "ts": ts_ms,
-                    "amount": 1,
-                }
-            ).encode(),
-        )
-        for number in range(100)
-    ]
-
-
 def is_farewell(key: bytes | None) -> bool:
     """Whether a record is of one of the last users."""
     return key is not None and key.startswith(b"last-")
 
 
-def _what(rng: random.Random) -> dict[str, object]:
+def purchase(rng: random.Random) -> dict[str, object]:
+    """What happened."""
     luck = rng.random()
     if luck < 0.05:
         return {"type": "registered", "attributes": {"region": rng.choice(["east", "west"])}}
@@ -141,10 +111,12 @@ def _what(rng: random.Random) -> dict[str, object]:
     return {"type": "order", "amount": amount, "coupon": rng.random() < 0.5}
 
 
-def _midnight_ms(ts_ms: int) -> int:
+def midnight_ms(ts_ms: int) -> int:
+    """The beginning of the local day."""
     local = datetime.fromtimestamp(ts_ms / 1000, ZoneInfo(ZONE))
     return int(local.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
 
 
-def _rfc3339(ts_ms: int) -> str:
+def rfc3339(ts_ms: int) -> str:
+    """The other form of a time."""
     return datetime.fromtimestamp(ts_ms / 1000, ZoneInfo(ZONE)).isoformat(timespec="milliseconds")

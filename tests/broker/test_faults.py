@@ -1,8 +1,8 @@
 """Exactly once, whatever befalls workers, disks and brokers: read-committed outputs equal the
 reference, nothing missing, nothing twice.
 
-Events flow all the time, some in transactions of their own. A worker that ends by itself
-is started again, as any deployment would.
+Events of all domains flow all the time, some in transactions of their own. A worker that
+ends by itself is started again, as any deployment would.
 """
 
 import random
@@ -13,8 +13,9 @@ import pytest
 
 from tests.broker.cluster import Cluster
 from tests.broker.conftest import Kafka
+from tests.broker.everything import EVERY_TAG, everything
 from tests.broker.harness import Service
-from tests.broker.purchases import orders_now, purchases
+from tests.broker.purchases import orders_now
 from tests.broker.worker import Worker
 
 pytestmark = pytest.mark.broker
@@ -34,14 +35,16 @@ SHORT_FLUSHES = {"TAGSTREAM_FLUSH_MS": "20"}  # so that faults hit many of them
 @pytest.fixture
 def service(kafka: Kafka, prefix: str, tmp_path: Path) -> Iterator[Service]:
     """Two workers that share four partitions."""
-    with Service(kafka.cluster, prefix, tmp_path, settings=SHORT_FLUSHES) as service:
+    with Service(
+        kafka.cluster, prefix, tmp_path, tags=EVERY_TAG, settings=SHORT_FLUSHES
+    ) as service:
         service.start("a", "b")
         yield service
 
 
 def test_a_worker_killed_and_started_again_goes_on(service: Service) -> None:
     """SIGKILL in the middle of flushes; the worker returns with its disk and its name."""
-    with service.feeding(purchases(seed=11)):
+    with service.feeding(everything(seed=11)):
         for _ in range(3):
             service.wait_progress()
             service.workers["a"].kill()
@@ -52,7 +55,7 @@ def test_a_worker_killed_and_started_again_goes_on(service: Service) -> None:
 
 def test_a_worker_killed_for_good_is_replaced_by_the_others(service: Service) -> None:
     """The other one takes its partitions once its session is over."""
-    with service.feeding(purchases(seed=12)):
+    with service.feeding(everything(seed=12)):
         service.wait_progress()
         service.workers["a"].kill()
         service.wait_shares(4)
@@ -62,7 +65,7 @@ def test_a_worker_killed_for_good_is_replaced_by_the_others(service: Service) ->
 
 def test_a_worker_that_sleeps_through_its_session_is_fenced(service: Service) -> None:
     """SIGSTOP for longer than the session: others go on, and what it wakes up with stays unseen."""
-    with service.feeding(purchases(seed=13)):
+    with service.feeding(everything(seed=13)):
         service.wait_progress()
         sleeper = service.workers["a"]
         sleeper.pause()
@@ -79,7 +82,7 @@ def test_a_worker_that_sleeps_through_its_session_is_fenced(service: Service) ->
 
 def test_a_deleted_disk_is_rebuilt_from_the_changelog(service: Service) -> None:
     """A worker killed and its data directory gone: nothing on it was the only copy."""
-    with service.feeding(purchases(seed=14)):
+    with service.feeding(everything(seed=14)):
         for _ in range(2):
             service.wait_progress()
             service.workers["a"].kill()
@@ -130,10 +133,12 @@ def test_a_restarted_broker_is_waited_for(prefix: str, tmp_path: Path) -> None:
     """The only broker is killed in the middle of transactions, paused, and stopped in order."""
     with (
         Cluster(tmp_path / "kafka") as cluster,
-        Service(cluster, prefix, tmp_path / "service", settings=SHORT_FLUSHES) as service,
+        Service(
+            cluster, prefix, tmp_path / "service", tags=EVERY_TAG, settings=SHORT_FLUSHES
+        ) as service,
     ):
         service.start("a", "b")
-        with service.feeding(purchases(seed=15)):
+        with service.feeding(everything(seed=15)):
             service.wait_progress()
             cluster.kill()
             cluster.restart()
@@ -150,7 +155,9 @@ def test_any_faults_in_any_order(prefix: str, tmp_path: Path, seed: int) -> None
     rng = random.Random(seed)
     with (
         Cluster(tmp_path / "kafka") as cluster,
-        Service(cluster, prefix, tmp_path / "service", settings=SHORT_FLUSHES) as service,
+        Service(
+            cluster, prefix, tmp_path / "service", tags=EVERY_TAG, settings=SHORT_FLUSHES
+        ) as service,
     ):
 
         def kill(worker: Worker) -> None:
@@ -177,7 +184,7 @@ def test_any_faults_in_any_order(prefix: str, tmp_path: Path, seed: int) -> None
 
         faults = [kill, lose_disk, sleep_through_the_session, crash_the_broker, stop_in_order]
         service.start("a", "b", "c")
-        with service.feeding(purchases(seed=100 + seed)):
+        with service.feeding(everything(seed=100 + seed)):
             for fault in rng.sample(faults, len(faults)):
                 service.wait_progress(rng.randrange(200))
                 fault(rng.choice(list(service.workers.values())))

@@ -8,6 +8,7 @@ import pytest
 
 from tests.broker.cluster import Listener
 from tests.broker.conftest import Kafka
+from tests.broker.everything import EVERY_TAG, everything
 from tests.broker.harness import Service
 from tests.broker.purchases import purchases
 
@@ -19,8 +20,10 @@ def test_one_worker_emits_what_the_reference_says(
     kafka: Kafka, prefix: str, tmp_path: Path, partitioner: str
 ) -> None:
     """Backlog first, then live, under the partitioner of Java's clients and of librdkafka's."""
-    events = purchases(seed=1)
-    with Service(kafka.cluster, prefix, tmp_path, partitioner=partitioner) as service:
+    events = everything(seed=1)
+    with Service(
+        kafka.cluster, prefix, tmp_path, partitioner=partitioner, tags=EVERY_TAG
+    ) as service:
         service.send(itertools.islice(events, 1_000), codec="lz4")
         service.start("a")
         with service.feeding(events):
@@ -43,8 +46,8 @@ def test_two_workers_share_the_partitions_and_a_third_takes_some(
     kafka: Kafka, prefix: str, tmp_path: Path
 ) -> None:
     """Joining and leaving in order moves partitions; nothing is lost or repeated on the way."""
-    events = purchases(seed=3)
-    with Service(kafka.cluster, prefix, tmp_path, partitions=6) as service:
+    events = everything(seed=3)
+    with Service(kafka.cluster, prefix, tmp_path, partitions=6, tags=EVERY_TAG) as service:
         service.start("a", "b")
         with service.feeding(events):
             service.wait_progress()
@@ -60,9 +63,9 @@ def test_two_workers_share_the_partitions_and_a_third_takes_some(
 
 def test_every_worker_answers_for_every_user(kafka: Kafka, prefix: str, tmp_path: Path) -> None:
     """A look-up finds the owner from any worker, and its tags are those that were emitted."""
-    with Service(kafka.cluster, prefix, tmp_path) as service:
+    with Service(kafka.cluster, prefix, tmp_path, tags=EVERY_TAG) as service:
         service.start("a", "b")
-        service.send(itertools.islice(purchases(seed=4), 500))
+        service.send(itertools.islice(everything(seed=4), 500))
         service.wait_idle()
         difference: dict[str, object] = {}
 
