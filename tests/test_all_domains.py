@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from stream.broker import LocalBroker
 from stream.partition import Partition
 from tests.partition import Worker, broker_with_topics, committed, folded, produce
-from tests.reference import Record, Reference, by_domain, by_user, settled
+from tests.reference import Record, Reference, by_domain, by_user, settled, telling, values
 from tests.strategies import DAY_MS, Sent, World, parsed_for_all, worlds
 
 
@@ -173,15 +173,6 @@ def dead_ids(letters: Iterable[Record]) -> list[str]:
     return sorted(orjson.loads(base64.b64decode(each["value"]))["event_id"] for each in letters)
 
 
-def of_purchases(warnings: Iterable[Record], world: World) -> list[Record]:
-    """Warnings with those tags alone that no other domain has a part in."""
-    own = {tag.name for tag in world.rules.tags if tag.domain == "purchases"}
-    return [
-        warning | {"tags": {name: v for name, v in warning["tags"].items() if name in own}}
-        for warning in warnings
-    ]
-
-
 @settings(max_examples=40, deadline=None)
 @given(worlds(), st.randoms(use_true_random=False))
 def test_step_by_step_everything_equals_the_reference(world, chance):
@@ -212,20 +203,13 @@ def test_at_will_only_what_domains_leave_open_may_differ(world, chance):
         with run.broker:
             said = asyncio.run(run.at_will())
     assert by_domain(said.changes) == by_domain(reference.changes)
-    mine, yours = (of_purchases(w, world) for w in (said.warnings, reference.warnings))
-    assert by_user(mine) == by_user(yours)
+    own = {tag.name for tag in world.rules.tags if tag.domain == "purchases"}
+    told, expected = (telling(own, warnings) for warnings in (said.warnings, reference.warnings))
+    assert by_user(told) == by_user(expected)
     assert dead_ids(said.dead) == sorted(letter["event_id"] for letter in reference.dead)
     assert settled(said.changes) == settled(reference.changes)
     assert values(said.user_tags) == values(reference.user_tags())
     assert said.population == reference.population()
-
-
-def values(user_tags: dict[str, Record]) -> dict[str, Record]:
-    """The value of each user's tags."""
-    return {
-        user_id: {name: tag["value"] for name, tag in told["tags"].items()}
-        for user_id, told in user_tags.items()
-    }
 
 
 async def lived(disk: Path, *sent: Sent) -> LocalBroker:

@@ -33,7 +33,9 @@ from stream.partitioner import partition_for
 from stream.rules import load
 from stream.settings import Settings
 from stream.topics import CHANGELOG, DAY_MS, Problem, Topic, Weight, problems, wanted
-from tests.reference import Reference, by_user
+from tests.broker.everything import EVERY_TAG, everything, unusable
+from tests.broker.purchases import START_MS
+from tests.reference import Reference, by_domain, by_user, settled, telling
 
 COMMANDS = (
     *("audience", "churn", "dead-letters", "demo", "erase", "generate", "load", "replay"),
@@ -311,6 +313,40 @@ def test_a_replay_emits_what_the_reference_says(tmp_path):
     reference.run(numbered, timestamps.parse(UNTIL))
     assert by_user(read(tmp_path / "out/changes")) == by_user(reference.changes)
     assert by_user(read(tmp_path / "out/warnings")) == by_user(reference.warnings)
+
+
+@pytest.mark.parametrize("timezone", ["America/New_York", "Asia/Shanghai"])
+def test_a_replay_of_all_domains_emits_what_the_reference_says(tmp_path, timezone):
+    """Users who are forgotten and unusable lines among them, under tags made of tags."""
+    partitions = Settings.load({}, {}).partitions
+    tags = tmp_path / "tags.yaml"
+    tags.write_text(EVERY_TAG.replace("America/New_York", timezone))
+    sent = [
+        each
+        for each in islice(everything(seed=5, users=60), 2_000)
+        # An erasure is one line for all domains.
+        if b"erase" not in each.value or each.domain == "purchases"
+    ]
+    (tmp_path / "e").write_bytes(b"".join(each.value + b"\n" for each in sent))
+    until = START_MS + 40 * 86_400_000
+    replayed(tmp_path / "out", tmp_path / "e", "--tags", tags, "--until", str(until))
+
+    rules = load(tags, discover())
+    reference = Reference(rules, partitions)
+    codes: Counter[str] = Counter()
+    for each in sent:
+        place = partition_for(each.key.encode(), partitions, "murmur2")
+        codes[unusable(each.value) or reference.apply(place, orjson.loads(each.value))] += 1
+    reference.finish(until)
+    changes, warnings = read(tmp_path / "out/changes"), read(tmp_path / "out/warnings")
+    assert by_domain(changes) == by_domain(reference.changes)
+    assert settled(changes) == settled(reference.changes)
+    own = {tag.name for tag in rules.tags if tag.domain == "purchases"}
+    told, expected = (telling(own, records) for records in (warnings, reference.warnings))
+    assert by_user(told) == by_user(expected)
+    letters = Counter(letter["code"] for letter in read(tmp_path / "out/dead-letters"))
+    refused = {code: codes[code] for code in ("malformed", "invalid", "too_late")}
+    assert letters == {code: times for code, times in refused.items() if times}
 
 
 BAD = [b"{", b'{"type":"wish","user_id":"u1"}', b"[" * 9_000, b"x" * (MAX_BYTES + 9), b"\xff{}"]

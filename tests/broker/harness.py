@@ -14,7 +14,7 @@ import operator
 import random
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,16 @@ from tests.broker.cluster import PASSWORD, USER, Cluster, Listener
 from tests.broker.everything import To, farewells, is_farewell, unusable
 from tests.broker.purchases import DAY_MS, TAGS, Sent
 from tests.broker.worker import DEADLINE_S, Worker, tagstream, wait_until
-from tests.reference import DOMAINS, Reference, by_domain, by_user, instant, settled
+from tests.reference import (
+    DOMAINS,
+    Reference,
+    by_domain,
+    by_user,
+    instant,
+    settled,
+    telling,
+    values,
+)
 
 SESSION_S = 6.0  # the shortest session that brokers allow by default
 QUIET_MS = 6 * DAY_MS  # before the farewells: long enough for every churn deadline
@@ -367,7 +376,7 @@ class Service:
         _compare(expected.user_tags, self._user_tags(), "user-tags")
         rules = load(Path(self.settings["TAGSTREAM_TAGS"]), discover())
         own = {tag.name for tag in rules.tags if tag.domain == "purchases"}
-        wanted, found = (_told_of(own, records) for records in (expected.warnings, warnings))
+        wanted, found = (telling(own, records) for records in (expected.warnings, warnings))
         _compare(by_user(wanted), by_user(found), "churn-warnings")
         _unique(changes, "change_id")
         _unique(warnings, "warning_id", "status")
@@ -395,12 +404,12 @@ class Service:
                     if code in ("malformed", "invalid", "too_late"):
                         dead.append((code, domain, number, record.offset))
         reference.finish()
-        return Expected(reference.changes, reference.warnings, dead, _values(reference.user_tags()))
+        return Expected(reference.changes, reference.warnings, dead, values(reference.user_tags()))
 
     def _user_tags(self) -> dict[str, Any]:
         """What ``user-tags`` comes to: the values of each user's tags."""
         last = {record.key: record for record in self.user_tags.records()}
-        return _values(
+        return values(
             {
                 (key or b"").decode(): record.decoded()
                 for key, record in last.items()
@@ -445,23 +454,6 @@ def _unique(records: list[dict[str, Any]], *identity: str) -> None:
     """No record has the identity of another."""
     ids = {tuple(record[part] for part in identity) for record in records}
     assert len(ids) == len(records), f"{identity[0]}: one is there twice"
-
-
-def _told_of(tags: Container[str], warnings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Warnings that tell of these tags alone."""
-    return [
-        warning | {"tags": {name: v for name, v in warning["tags"].items() if name in tags}}
-        for warning in warnings
-    ]
-
-
-def _values(user_tags: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of each user's tags, of users who have any."""
-    values = {
-        user: {name: tag["value"] for name, tag in told["tags"].items()}
-        for user, told in user_tags.items()
-    }
-    return {user: own for user, own in values.items() if own}
 
 
 def _of_domain(record: Record) -> bool:

@@ -5,6 +5,7 @@ deleted; what it has said in the end equals the naive reference, with nothing sa
 """
 
 import asyncio
+import itertools
 import shutil
 import urllib.error
 import urllib.request
@@ -15,41 +16,28 @@ from typing import Any
 
 import orjson
 
-from stream import data
 from stream.app import Tagstream
 from stream.broker import LocalBroker
 from stream.domains import discover
 from stream.rules import load
 from stream.settings import Settings
+from tests.broker.everything import EVERY_TAG, everything, unusable
 from tests.broker.worker import Worker, wait_until
-from tests.reference import by_user, run
+from tests.reference import DOMAINS, by_domain, by_user, run, settled, telling
 
 PARTITIONS = 4
-USERS, EVENTS, BATCH = 40, 1_500, 50
-START_MS = 1_750_000_000_000
-HOUR_MS = 3_600_000
+USERS, EVENTS, BATCH = 40, 2_500, 100
 
 
-def events(chance: Random) -> list[dict[str, Any]]:
-    """Ninety days of orders, refunds and registrations, some late, some repeated."""
-    made: list[dict[str, Any]] = []
-    for number in range(EVENTS):
-        ts = START_MS + number * 90 * 24 * HOUR_MS // EVENTS
-        if chance.random() < 0.1:
-            ts -= chance.randrange(48 * HOUR_MS)
-        kind = chance.choice(["order"] * 8 + ["refund", "registered"])
-        event = {
-            "event_id": f"e{number}",
-            "user_id": f"u{chance.randrange(USERS)}",
-            "type": kind,
-            "ts": ts,
-        }
-        if kind != "registered":
-            event["amount"] = chance.randrange(1, 90_000) / 100
-        made.append(event)
-        if chance.random() < 0.03:
-            made.append(chance.choice(made[-100:]))
-    return made
+def events() -> list[dict[str, Any]]:
+    """Some weeks of all domains: late, repeated, at midnight, and users who are forgotten."""
+    return [
+        orjson.loads(sent.value)
+        for sent in itertools.islice(everything(seed=3, users=USERS), EVENTS)
+        if not unusable(sent.value)
+        # An erasure is one event for all domains.
+        if b"erase" not in sent.value or sent.domain == "purchases"
+    ]
 
 
 def post(worker: Worker, batch: list[dict[str, Any]]) -> bool:
@@ -87,17 +75,19 @@ async def finish(worker: Worker) -> None:
 
 
 def test_killed_again_and_again_the_outputs_equal_the_reference(tmp_path: Path):
-    """Nothing lost, nothing twice, nothing wrong."""
+    """Nothing lost, nothing twice, nothing wrong, in any domain."""
     chance = Random(3)
+    (tmp_path / "tags.yaml").write_text(EVERY_TAG)
     # Sources are kept, unlike by default: the reference reads them afterwards.
     settings = {
         "TAGSTREAM_BROKER": f"local://{tmp_path / 'broker'}",
         "TAGSTREAM_PARTITIONS": str(PARTITIONS),
         "TAGSTREAM_TIME": "events",
+        "TAGSTREAM_TAGS": str(tmp_path / "tags.yaml"),
     }
     worker = Worker(tmp_path / "worker", settings).start()
     worker.wait_ready()
-    made = events(chance)
+    made = events()
     for number, first in enumerate(range(0, len(made), BATCH)):
         batch = made[first : first + BATCH]
         if number % 5 == 4:
@@ -110,12 +100,20 @@ def test_killed_again_and_again_the_outputs_equal_the_reference(tmp_path: Path):
     worker.stop()
     asyncio.run(finish(worker))
     with LocalBroker(tmp_path / "broker") as broker:
-        sources = read(broker, "purchases")
+        sources = [
+            (partition, event, domain)
+            for domain in DOMAINS
+            for partition, event in read(broker, domain)
+        ]
         changes = [change for _, change in read(broker, "tag-changes")]
         warnings = [warning for _, warning in read(broker, "churn-warnings")]
-    reference = run(load(data.TAGS, discover()), sources)
+    rules = load(tmp_path / "tags.yaml", discover())
+    reference = run(rules, sources)
     assert len(sources) >= len(made)
-    assert by_user(changes) == by_user(reference.changes)
-    assert by_user(warnings) == by_user(reference.warnings)
+    assert by_domain(changes) == by_domain(reference.changes)
+    assert settled(changes) == settled(reference.changes)
+    own = {tag.name for tag in rules.tags if tag.domain == "purchases"}
+    told, expected = (telling(own, records) for records in (warnings, reference.warnings))
+    assert by_user(told) == by_user(expected)
     assert len({change["change_id"] for change in changes}) == len(changes)
     assert len({(w["warning_id"], w["status"]) for w in warnings}) == len(warnings)

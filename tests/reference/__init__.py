@@ -20,7 +20,7 @@ Out of its reach: wall time, and all dead letters but ``too_late``.
 from tests.reference.conditions import names_in
 from tests.reference.domains import CHANNELS, DOMAINS, domain_of
 from tests.reference.engine import Life, Person, Reference, run
-from tests.reference.records import Record, by_domain, by_user, settled
+from tests.reference.records import Record, by_domain, by_user, settled, telling, values
 from tests.reference.times import first_instant, instant, local, local_date
 
 __all__ = [
@@ -40,4 +40,6 @@ __all__ = [
     "names_in",
     "run",
     "settled",
+    "telling",
+    "values",
 ]

@@ -1,6 +1,6 @@
 """Records as tests compare them: grouped, and without what says nothing of the user."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -54,6 +54,26 @@ def settled(changes: Iterable[Mapping[str, Any]]) -> dict[str, Record]:
     held = {
         user_id: {tag: value for tag, value in own.items() if value not in (None, False)}
         for user_id, own in tags.items()
+    }
+    return {user_id: own for user_id, own in held.items() if own}
+
+
+def telling(tags: Container[str], warnings: Iterable[Mapping[str, Any]]) -> list[Record]:
+    """Warnings that tell of these tags alone: those of other domains have no order beside them."""
+    return [
+        {
+            **warning,
+            "tags": {name: value for name, value in warning["tags"].items() if name in tags},
+        }
+        for warning in warnings
+    ]
+
+
+def values(user_tags: Mapping[str, Mapping[str, Any]]) -> dict[str, Record]:
+    """The values of each user's tags, of users who have any, from records of ``user-tags``."""
+    held = {
+        user_id: {name: tag["value"] for name, tag in told["tags"].items()}
+        for user_id, told in user_tags.items()
     }
     return {user_id: own for user_id, own in held.items() if own}
 
