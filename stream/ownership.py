@@ -270,13 +270,14 @@ class Ownership:
         if opening is None and partition is None:
             return
 
+        if opening is not None:
+            opening.cancel()  # here and now: what it waits for may be there already
         before = self._closing.get(number)
 
         async def close() -> None:
             if before is not None:
                 await asyncio.wait([before])
             if opening is not None:
-                opening.cancel()
                 await asyncio.gather(opening, return_exceptions=True)
             if partition is not None:
                 await partition.close()
