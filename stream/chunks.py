@@ -80,6 +80,15 @@ class Chunk:
     records: list[Record]
     size: int
 
+    def split(self, count: int) -> "tuple[Chunk, Chunk]":
+        """The first ``count`` records, and the rest; ``size`` stays with the rest."""
+        border = self.records[count].offset
+        first, rest = self.records[:count], self.records[count:]
+        return (
+            Chunk(self.topic, self.partition, self.start, border, first, 0),
+            Chunk(self.topic, self.partition, border, self.end, rest, self.size),
+        )
+
 
 class Start(NamedTuple):
     """Where to fetch a partition from, and the mark that its records carry from then on."""

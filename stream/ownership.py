@@ -115,6 +115,7 @@ class Ownership:
         self._fenced: set[int] = set()
         self._stopping = False
         self._changed = asyncio.Event()
+        self._turn = asyncio.Lock()
 
     # -- what the group says
 
@@ -199,6 +200,7 @@ class Ownership:
                 metrics=self._metrics,
                 failed=lambda error: self._partition_failed(number, error),
                 now_ms=self._now_ms,
+                turn=self._turn,
                 pace_s=lambda: PACE_S * len(self.partitions) if self._paced else 0.0,
                 committed=self._committed,
             )

@@ -57,6 +57,7 @@ BY_VALUE = frozenset({"orders", "spend", "refunds", "reaches", "responses"})
 ABSENT = (None, msgspec.UNSET)  # what a field holds that was left out
 NO_DAY = 10**9  # after every day there is
 FULL_CHUNK = 2_000  # a chunk of this many records says that more is waiting
+PIECE = 200  # records applied at a time: some milliseconds, after which the network has its turn
 
 
 class Place(msgspec.Struct, array_like=True):
@@ -100,6 +101,8 @@ class Chunk(Protocol):
     end: int
     records: list[Any]
     size: int
+
+    def split(self, count: int) -> "tuple[Chunk, Chunk]": ...
 
 
 class Metrics(Protocol):
@@ -169,7 +172,6 @@ class Gathered:
     causes: list[tuple[str, int]] = field(default_factory=list)  # domain, append time of a cause
     events: int = 0
     since: float | None = None  # monotonic time of the first thing that waits
-    more: bool = False  # the last chunk was full: more of them wait
 
     def say(self, key: bytes, changes: Sequence[Any], warnings: Sequence[Any]) -> None:
         """Turn what was said of a user into rows and counts."""
@@ -242,7 +244,8 @@ class Partition:
     """One open partition. Make it with everything recovered; then `start`.
 
     ``pace_s()`` is the least time between the beginnings of two transactions: each costs the
-    broker and us some milliseconds however little it says.
+    broker and us some milliseconds however little it says. ``turn`` is shared by the partitions of
+    a worker: one of them applies a piece at a time, and then whatever the network brought is heard.
     ``failed`` is called once with the exception when a task of the partition dies: the worker
     must stop, and nothing more of this partition becomes visible.
     ``committed(changes, warnings)`` hears what every transaction said, after its commit.
@@ -264,6 +267,7 @@ class Partition:
         failed: Callable[[BaseException], None],
         now_ms: Callable[[], int],
         pace_s: Callable[[], float] = lambda: 0.0,
+        turn: asyncio.Lock | None = None,
         committed: Callable[[Sequence[Row], Sequence[Row]], None] = lambda changes, warnings: None,
     ) -> None:
         self.number = number
@@ -280,6 +284,7 @@ class Partition:
         self._failed = failed
         self._now_ms = now_ms
         self._pace_s = pace_s
+        self._turn = turn or asyncio.Lock()
         self._committed = committed
         self._flushed_at = 0.0  # when the last transaction began
         self._zone = ZoneInfo(position.timezone)
@@ -294,6 +299,7 @@ class Partition:
         self._out = Outputs()  # of the user at hand
         self._surveyor = Surveyor(self._zone)
         self._waiting: deque[tuple[str, Chunk, Callable[[], object]]] = deque()
+        self._backlog = False  # the last chunk was full: more of them wait
         self._apply_soon = asyncio.Event()
         self._write_soon = asyncio.Event()
         self._idle = asyncio.Event()
@@ -426,6 +432,7 @@ class Partition:
         if self._suspended or self._leaving:
             return  # fetched under an ownership that has ended: it will be delivered again
         self._waiting.append((name, chunk, ack))
+        self._backlog = len(chunk.records) >= FULL_CHUNK
         self._apply_soon.set()
 
     def caught_up(self, name: str, end: int, wall_ms: int) -> None:
@@ -455,15 +462,11 @@ class Partition:
             if self._suspended or self._leaving or not self._has_room():
                 pass
             elif self._waiting:
-                name, chunk, ack = self._waiting.popleft()
-                self._apply(self.feeds[name], chunk)
-                if self._gathered.since is None:
-                    ack()  # nothing follows from it: it was applied before
-                else:
-                    self._gathered.chunks.append(ack)
-                self._fire_slice()
-                self._survey()
-                await asyncio.sleep(0)
+                async with self._turn:
+                    if self._apply_next():
+                        self._fire_slice()
+                        self._survey()
+                    await asyncio.sleep(0)
                 continue
             elif self._fire_slice() or self._survey():
                 await asyncio.sleep(0)
@@ -472,6 +475,23 @@ class Partition:
                 self._idle.set()
             self._apply_soon.clear()
             await self._apply_soon.wait()
+
+    def _apply_next(self) -> bool:
+        """Apply what waits next, a piece of the first chunk; whether that was its last."""
+        if not self._waiting or self._suspended:
+            return False
+        name, chunk, ack = self._waiting.popleft()
+        if len(chunk.records) > PIECE:
+            piece, rest = chunk.split(PIECE)
+            self._waiting.appendleft((name, rest, ack))
+            self._apply(self.feeds[name], piece)
+            return False
+        self._apply(self.feeds[name], chunk)
+        if self._gathered.since is None:
+            ack()  # nothing follows from it: it was applied before
+        else:
+            self._gathered.chunks.append(ack)
+        return True
 
     def _has_room(self) -> bool:
         crowded = any(feed.users.rows.is_crowded for feed in self.feeds.values())
@@ -544,7 +564,6 @@ class Partition:
         place.offset, place.timestamp, place.crc = chunk.end, last.timestamp, fingerprint(last)
         place.newest_ms, place.time_ms = newest_ms, time_ms
         gathered.events += len(records)
-        gathered.more = len(chunk.records) >= FULL_CHUNK
         outcomes = _outcomes(decoded, unusual)
         applied = sum(n for (_, outcome), n in outcomes.items() if outcome in ("applied", "late"))
         self._metrics.events(feed.name, outcomes)
@@ -744,7 +763,7 @@ class Partition:
         gathered = self._gathered
         if self._suspended or gathered.since is None:
             return None
-        if (gathered.more or self._waiting) and self._has_room() and not self._leaving:
+        if self._backlog and self._has_room() and not self._leaving:
             return gathered.since + self._flush_s - time.monotonic()
         if self._leaving:
             return 0.0
