@@ -126,7 +126,17 @@ class Metrics(Protocol):
 class Outputs:
     """What a domain's logic says of one user: see `tables/table.py`."""
 
-    __slots__ = ("changes", "dwelt", "ended", "erased_ms", "figures", "heard", "steps", "warnings")
+    __slots__ = (
+        "active_day",
+        "changes",
+        "dwelt",
+        "ended",
+        "erased_ms",
+        "figures",
+        "heard",
+        "steps",
+        "warnings",
+    )
 
     def __init__(self) -> None:
         self.changes: list[dict[str, Any]] = []
@@ -136,6 +146,7 @@ class Outputs:
         self.figures: list[tuple[str, str, int]] = []
         self.dwelt: list[tuple[str, int]] = []
         self.heard: tuple[int, int, bool, bool] | None = None
+        self.active_day: int | None = None
         self.erased_ms: tuple[int, int] | None = None
 
     @property
@@ -151,7 +162,7 @@ class Outputs:
         self.steps.clear()
         self.ended.clear()
         self.dwelt.clear()
-        self.heard = self.erased_ms = None
+        self.heard = self.active_day = self.erased_ms = None
 
 
 @dataclass(slots=True)
@@ -551,6 +562,9 @@ class Partition:
                 self._settle(feed, key, user, event.event_id)
                 if len(changes) != said:
                     gathered.causes.append((feed.name, record.timestamp))
+            elif out.active_day is not None:
+                self.profiles.activate(key, out.active_day, out.figures)
+                out.active_day = None
             if out.figures:
                 self._tally(feed, key, user)
             if ts_ms < time_ms:

@@ -37,6 +37,7 @@ class Table(Protocol):
         event_id: str | None,
         newest_ms: int = ...,
     ) -> list[Any]: ...
+    def activated(self, row: bytes, day: int, figures: list[Any]) -> bytes: ...
     def bar(self, profile: Any, erased_ms: int) -> None: ...
     def describe(self, profile: Any) -> dict[str, Any] | None: ...
     def is_control(self, profile: Any, tag: str) -> bool: ...
@@ -56,7 +57,8 @@ class Profiles:
 
     def get(self, key: bytes, user_id: str) -> Any:
         """The profile of a user, a new one where there is none. Whoever changes it puts it back."""
-        row = self.rows.get(PROFILE + key)
+        row_key = PROFILE + key
+        row = self.rows.young.get(row_key) or self.rows.get(row_key)
         return self.table.new(user_id) if row is None else self.table.decode(row)
 
     def put(self, key: bytes, profile: Any, *, retold: bool) -> None:
@@ -66,6 +68,13 @@ class Profiles:
         if retold:
             tags = None if gone else self.table.describe(profile)
             self._told[key] = None if tags is None else orjson.dumps(tags)
+
+    def activate(self, key: bytes, day: int, figures: list[Any]) -> None:
+        """A user who has a profile was active on another day."""
+        row_key = PROFILE + key
+        row = self.rows.young.get(row_key) or self.rows.get(row_key)
+        if row is not None:
+            self.rows.put(row_key, self.table.activated(row, day, figures))
 
     def peek(self, key: bytes) -> Any | None:
         """A copy of the profile as it is now; None if there is none."""

@@ -22,7 +22,7 @@ class Rows:
     """Rows by key; None stands for one that is deleted.
 
     ``stored(key)`` reads a row from the store; ``allowance()`` is the number of bytes that this
-    object may hold.
+    object may hold. What is in ``young`` may be read there, which is the hot path.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Rows:
     ) -> None:
         self._stored = stored
         self._allowance = allowance
-        self._young: dict[bytes, bytes | None] = {}
+        self.young: dict[bytes, bytes | None] = {}
         self._young_bytes = 0
         self._old: dict[bytes, bytes | None] = {}
         self.waiting: dict[bytes, bytes | None] = {}
@@ -39,34 +39,32 @@ class Rows:
 
     def get(self, key: bytes) -> bytes | None:
         """The row as it is now, None where there is none; it is in use from now on."""
-        row = self._young.get(key)
-        if row is None:
-            row = self.peek(key)
-            if row is not None:
-                self._keep(key, row)
+        row = self.peek(key)
+        if row is not None and key not in self.young:
+            self._keep(key, row)
         return row
 
     def peek(self, key: bytes) -> bytes | None:
         """The row as it is now, without a place in memory: for look-ups from outside."""
-        for part in (self._young, self._old, self.waiting, self._writing):
+        for part in (self.young, self._old, self.waiting, self._writing):
             if key in part:
                 return part[key]
         return self._stored(key)
 
     def put(self, key: bytes, row: bytes | None) -> None:
         """The row was changed, and waits to be written."""
-        if key not in self._young:
+        if key not in self.young:
             self._keep(key, row)
         else:
-            self._young[key] = row
+            self.young[key] = row
         if key not in self.waiting:
             self._waiting_bytes += ROW_COST + len(row or b"")
         self.waiting[key] = row
 
     def replace(self, key: bytes, row: bytes) -> None:
         """The row has other bytes in the store from now on; it does not wait to be written."""
-        if key in self._young:
-            self._young[key] = row
+        if key in self.young:
+            self.young[key] = row
         self._old.pop(key, None)
 
     def is_waiting(self, key: bytes) -> bool:
@@ -94,10 +92,10 @@ class Rows:
 
     def _keep(self, key: bytes, row: bytes | None) -> None:
         if self._young_bytes * 2 > self._allowance():
-            self._old, self._young, self._young_bytes = self._young, {}, 0
-        self._young[key] = row
+            self._old, self.young, self._young_bytes = self.young, {}, 0
+        self.young[key] = row
         self._young_bytes += ROW_COST + len(key) + len(row or b"")
 
     def __len__(self) -> int:
         """How many rows are in memory whether or not they wait to be written."""
-        return len(self._young) + len(self._old)
+        return len(self.young) + len(self._old)

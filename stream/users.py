@@ -85,7 +85,8 @@ class Users:
 
     def get(self, key: bytes) -> Any | None:
         """The user of this key; None if there is none. Whoever changes him puts him back."""
-        return self._decoded(self.rows.get(self._prefix + key))
+        row_key = self._prefix + key
+        return self._decoded(self.rows.young.get(row_key) or self.rows.get(row_key))
 
     def peek(self, key: bytes) -> Any | None:
         """The user as he is now, without a place in memory: for look-ups from outside."""

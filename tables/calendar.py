@@ -69,7 +69,7 @@ class Calendar:
         self._days: dict[int, int] = {}
         self._starts: dict[int, int] = {}
         self._offset = lru_cache(maxsize=_CACHED)(self._look_up_offset)
-        self._date_text = lru_cache(maxsize=4_096)(_date_text)
+        self._minute = lru_cache(maxsize=_CACHED)(self._look_up_minute)
         self.iso = lru_cache(maxsize=8_192)(self._iso)
         """Local time with milliseconds and offset, as in every output."""
 
@@ -84,15 +84,22 @@ class Calendar:
         return self._look_up_start(day) if start_ms is None else start_ms
 
     def _iso(self, ts_ms: int) -> str:
-        offset = self._offset(ts_ms // _QUARTER_MS)
-        if offset is None:
+        minute, ms = divmod(ts_ms, 60_000)
+        written = self._minute(minute)
+        if written is None:
             return self._local(ts_ms).isoformat(timespec="milliseconds")
+        begin, end = written
+        return f"{begin}{ms // 1_000:02}.{ms % 1_000:03}{end}"
+
+    def _look_up_minute(self, minute: int) -> tuple[str, str] | None:
+        """What is written before and after the seconds; None where it is not that simple."""
+        offset = self._offset(minute * 60_000 // _QUARTER_MS)
+        if offset is None:
+            return None
         offset_ms, suffix = offset
-        day, ms = divmod(ts_ms + offset_ms, DAY_MS)
-        seconds, ms = divmod(ms, 1_000)
-        minutes, seconds = divmod(seconds, 60)
-        date_ = self._date_text(day)
-        return f"{date_}T{minutes // 60:02}:{minutes % 60:02}:{seconds:02}.{ms:03}{suffix}"
+        day, ms = divmod(minute * 60_000 + offset_ms, DAY_MS)
+        hours, minutes = divmod(ms // 60_000, 60)
+        return f"{_date_text(day)}T{hours:02}:{minutes:02}:", suffix
 
     def _look_up_offset(self, quarter: int) -> tuple[int, str] | None:
         """Local time less UTC during a quarter of an hour, in ms and as it is written; None where

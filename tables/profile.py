@@ -8,35 +8,22 @@ may differ from run to run; where it ends does not.
 
 From the first domain's erasure until a newer event, the tags made of tags may only leave.
 
-Here too is counted what operations ask of all domains together: on which local days a user was
-active, and when the user signed up. Counted once whatever comes late or again: a user in a day, in
-a week from Monday, in a month; somebody who signed up; one who was active exactly 1, 7 or 30 days
-after that.
+Here too is what operations ask of all domains together: on which days a user was active
+(`tables/activity.py`).
 
 Pure: no Kafka, files or wall clock here. One record per user, kept beside those of the domains.
 """
 
-from calendar import monthrange
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
-from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from msgspec import Struct, msgpack
 
-from tables.calendar import EPOCH_ORDINAL, NEVER, calendar_of
-from tables.features import FIRST_DAY
+from tables import activity
+from tables.calendar import NEVER, calendar_of
 from tables.identity import identify, is_control
 
 PROFILE: Final = "profile"
-
-RETAINED: Final = (1, 7, 30)
-"""Days after signing up on which being active is counted."""
-
-KEPT_DAYS: Final = 62
-"""Local days that a profile knows of: what comes later than that is not counted as activity."""
-
-_KNOWN: Final = (1 << KEPT_DAYS) - 1
 
 ERASED: Final = {"kind": "erase"}
 
@@ -81,6 +68,8 @@ class Said(Protocol):
     @property
     def heard(self) -> tuple[int, int, bool, bool] | None: ...
     @property
+    def active_day(self) -> int | None: ...
+    @property
     def erased_ms(self) -> tuple[int, int] | None: ...
     @property
     def figures(self) -> list[tuple[str, str, int]]: ...
@@ -112,19 +101,17 @@ class Profile(Struct, array_like=True, gc=False):
     """What is kept of a user over all domains. Times in epoch ms.
 
     ``tags`` are those set now, of all domains and made of tags. ``numbers`` counts the changes
-    of each tag made of tags. ``domains`` are those with a record of the user. Bit n of
-    ``activity`` says whether the user was active n days before ``active_day``, the last such day.
+    of each tag made of tags. ``domains`` are those with a record of the user. ``activity`` comes
+    first, so that it has its place in a row.
     """
 
+    activity: bytes
     user_id: str
     tags: dict[str, Held] = {}
     numbers: dict[str, int] = {}
     domains: list[str] = []
     updated_ms: int = -NEVER  # of the last change; before all time until the first
     erased_ms: int = -NEVER  # the newest thing that is not to be known any more
-    active_day: int = FIRST_DAY
-    activity: int = 0
-    registered_day: int | None = None
     barred: bool = False  # nothing newer than what was erased is known: no tags made of tags
 
 
@@ -137,48 +124,8 @@ def _hold(profile: Profile, name: str, value: Any, at_ms: int, dwelt: list[Dwelt
         profile.tags[name] = Held(value, at_ms)
 
 
-def _register(profile: Profile, day: int, figures: list[tuple[str, str, int]]) -> None:
-    """The user signed up on a local day; only the first time counts."""
-    if profile.registered_day is not None:
-        return
-    profile.registered_day = day
-    figures.append(("registered", "", 1))
-    for later in RETAINED:
-        if profile.activity & _bits(profile, day + later, 1):
-            figures.append(("retained", str(later), 1))
-
-
-def _activate(profile: Profile, day: int, figures: list[tuple[str, str, int]]) -> None:
-    """The user was active on a local day; what that adds is counted, once."""
-    passed = day - profile.active_day
-    if passed > 0:
-        profile.activity = profile.activity << passed & _KNOWN if passed < KEPT_DAYS else 0
-        profile.active_day = day
-    active, bit = profile.activity, _bits(profile, day, 1)
-    if not bit or active & bit:
-        return  # known, or too old to know
-    profile.activity = active | bit
-    figures.append(("active", "day", 1))
-    for period, first, days in _periods(day):
-        if not active & _bits(profile, first, days):
-            figures.append(("active", period, 1))
-    if profile.registered_day is not None and day - profile.registered_day in RETAINED:
-        figures.append(("retained", str(day - profile.registered_day), 1))
-
-
-def _bits(profile: Profile, first: int, days: int) -> int:
-    """Those bits of a profile's activity that stand for ``days`` days from ``first`` on."""
-    oldest = min(profile.active_day - first, KEPT_DAYS - 1)
-    newest = max(profile.active_day - first - days + 1, 0)
-    return (1 << oldest + 1) - (1 << newest) if oldest >= newest else 0
-
-
-@lru_cache(maxsize=1_024)
-def _periods(day: int) -> tuple[tuple[str, int, int], ...]:
-    """The week and the month of a local day: name, first day, number of days."""
-    on = date.fromordinal(day + EPOCH_ORDINAL)
-    week = day - on.weekday()
-    return ("week", week, 7), ("month", day - on.day + 1, monthrange(on.year, on.month)[1])
+#: Where a row has the activity: behind the heads of an array and of a short binary.
+_ACTIVITY: Final = slice(3, 3 + activity.BYTES)
 
 
 class Profiles:
@@ -198,7 +145,12 @@ class Profiles:
 
     def new(self, user_id: str) -> Profile:
         """The profile of a user never heard of."""
-        return Profile(user_id)
+        return Profile(activity.NOTHING, user_id)
+
+    def activated(self, row: bytes, day: int, figures: list[tuple[str, str, int]]) -> bytes:
+        """The row of a profile, encoded, after the user was active on a day: all that changed."""
+        known = activity.activated(row[_ACTIVITY], day, figures)
+        return row[: _ACTIVITY.start] + known + row[_ACTIVITY.stop :]
 
     def follow(
         self,
@@ -242,9 +194,11 @@ class Profiles:
         if said.heard is not None:
             _, day, is_activity, is_registration = said.heard
             if is_registration:
-                _register(profile, day, said.figures)
+                profile.activity = activity.registered(profile.activity, day, said.figures)
             if is_activity:
-                _activate(profile, day, said.figures)
+                profile.activity = activity.activated(profile.activity, day, said.figures)
+        elif said.active_day is not None:
+            profile.activity = activity.activated(profile.activity, said.active_day, said.figures)
         return told
 
     def _complete(self, warnings: Sequence[dict[str, Any]], profile: Profile) -> None:

@@ -133,7 +133,8 @@ class Outputs:
     ``steps`` say how changes and warnings follow each other: each is one evaluation that changed
     tags, as the number of changes after it, of warnings before it, and its instant.
     ``heard`` is what the user's profile was not told of: an event's time, its local day, whether
-    the user was active, and whether it was a registration. ``figures`` are amounts to be added to
+    the user was active, and whether it was a registration; ``active_day`` stands for it where all
+    that is new is that the user was active that day. ``figures`` are amounts to be added to
     what operations count: what, of which kind, how much; ``dwelt`` are tags that the user no longer
     has with the value before, and for how many ms it was so.
     ``erased_ms`` that of an erasure, after which the record has to go, and the user's clock then.
@@ -144,6 +145,7 @@ class Outputs:
     warnings: list[dict[str, Any]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     heard: Heard | None = None
+    active_day: int | None = None
     erased_ms: tuple[int, int] | None = None
     ended: list[dict[str, Any]] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
@@ -323,12 +325,17 @@ class Table(Generic[U]):
 
     def _tell(self, user: U, event: Event, day: int, out: Outputs) -> None:
         """Have the profile told of the first event, each day's first activity, and signing up."""
+        heard_day = user.heard_day
+        is_known = heard_day != FIRST_DAY and heard_day != NO_DAY
         if event.is_activity:
             user.heard_day = day
-        elif user.heard_day in (FIRST_DAY, NO_DAY):
-            user.heard_day = PASSIVE
-        else:
+            if is_known:
+                out.active_day = day
+                return
+        elif is_known:
             return
+        else:
+            user.heard_day = PASSIVE
         out.heard = event.ts, day, event.is_activity, event.is_registration
 
     def _pass_midnight(self, user: U, day: int, out: Outputs) -> None:
