@@ -721,13 +721,16 @@ class Partition:
         for entry in due:
             key = entry[2 + DEADLINE_BYTES :]
             user = users.get(key)
-            if user is None or user.deadline_ms != deadline_in(entry):
-                index.append((entry, False))  # erased since, or has another
+            # What the disk says of a user who waits goes with his flush, or not at all.
+            waits = users.is_waiting(key)
+            if user is None or user.deadline_ms != deadline_in(entry):  # erased, or has another
+                if waits:
+                    users.spend(entry)
+                else:
+                    index.append((entry, False))
                 continue
-            changed = feed.table.fire(user, time_ms, self._out)
-            if changed or users.is_waiting(key):
-                # What the disk says of this user goes with his flush, or not at all.
-                users.put(key, user, spent=entry)
+            if feed.table.fire(user, time_ms, self._out) or waits:
+                users.put(key, user, fired=True)
             else:  # no transaction
                 row, moved = users.moved(key, user)
                 rows += row

@@ -132,21 +132,22 @@ class Users:
 
     # -- writing
 
-    def put(self, key: bytes, user: Any, spent: bytes | None = None) -> None:
+    def spend(self, entry: bytes) -> None:
+        """An entry of the index came due that is no deadline any more: it goes with the rows."""
+        self._index.append((entry, False))
+
+    def put(self, key: bytes, user: Any, *, fired: bool = False) -> None:
         """The user was changed, and waits to be written.
 
-        ``spent`` is an entry of the index that came due: it goes with the row, and whatever
-        comes next has one of its own.
+        ``fired``: the entry of his deadline in the index has been passed, and he needs another.
         """
         held_ms = user.deadline_ms
-        if spent is not None:
-            self._index.append((spent, False))
         if user.newest_ms == -NEVER:  # erased: as if never heard of
             row = None
             self._move(key, held_ms, NEVER)
         else:
             due_ms = self.table.deadline_ms(user)
-            if spent is None and held_ms <= due_ms:
+            if held_ms <= due_ms and not fired:
                 due_ms = user.deadline_ms = held_ms
             else:
                 self._move(key, held_ms, due_ms)
