@@ -159,8 +159,8 @@ CONDITIONS = {domain: conditions(comparisons(domain)) for domain in NUMBERS}
 
 @cache
 def parsed(text: str) -> rules.Rules:
-    """Definitions for purchases from the text of a file."""
-    return rules.parse(text, "tags.yaml", {"purchases": PURCHASES})
+    """Definitions from the text of a file."""
+    return parsed_for_all(text)
 
 
 def shipped() -> rules.Rules:
