@@ -156,8 +156,7 @@ class Live:
         self._watchers.add(watcher)
         if self._ticking is None:
             self._ticking = asyncio.create_task(self._tick(), name="live")
-        else:
-            self._tell_state([watcher])
+        self._tell_state([watcher])
         for worker, state in self._heard.items():
             if not alone:
                 watcher.stand(worker, STATE, state)
@@ -196,9 +195,9 @@ class Live:
 
     async def _tick(self) -> None:
         while True:
-            self._tell_state(self._watchers)
             self._follow_others()
             await asyncio.sleep(EVERY_S)
+            self._tell_state(self._watchers)
 
     def _tell_state(self, watchers: Iterable[Watcher]) -> None:
         state = self._source.state()

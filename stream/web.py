@@ -54,7 +54,7 @@ _PAGE_S = 2.0
 _MAX_USER_ID = 128
 
 # A watcher that takes nothing for so long is dropped; a worker that says nothing, given up.
-_SLOW_S = 5.0
+_SLOW_S = 10.0
 _SILENCE_S = 5.0
 _LINE_BYTES = 1 << 20  # of another worker's events: a state with hundreds of partitions
 

@@ -68,7 +68,9 @@ def demo(
     sample: Annotated[
         bool,
         typer.Option(
-            "--sample", metavar="", help="Take the usual tenth of the real customers only."
+            "--sample",
+            metavar="",
+            help="Take the usual tenth of the real customers, and a smaller shop.",
         ),
     ] = False,
 ) -> None:
@@ -83,7 +85,8 @@ def demo(
         )
         garbage.relax()
         orders = cdnow(_zone(settings), sample=sample)
-        asyncio.run(_demo(settings, console, orders, rate, seconds))
+        users = SHOP_USERS // 5 if sample else SHOP_USERS
+        asyncio.run(_demo(settings, console, orders, users, rate, seconds))
 
 
 def _zone(settings: Settings) -> ZoneInfo:
@@ -94,13 +97,14 @@ async def _demo(
     settings: Settings,
     console: Console,
     orders: list[Arrival],
+    users: int,
     rate: float,
     seconds: float | None,
 ) -> None:
     latest = orders[-1].event["user_id"]
     now_ms = time.time_ns() // 1_000_000
     shop = synthetic.everything(
-        seed=1, users=SHOP_USERS, start_ms=now_ms - SHOP_DAYS * DAY_MS, days=SHOP_DAYS
+        seed=1, users=users, start_ms=now_ms - SHOP_DAYS * DAY_MS, days=SHOP_DAYS
     )
     past = takewhile(lambda arrival: arrival.at_ms < now_ms, shop)
     history = heapq.merge(orders, past, key=lambda arrival: arrival.at_ms)

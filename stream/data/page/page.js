@@ -83,7 +83,7 @@ function drawStatus() {
 }
 
 function status() {
-  if (model.connected === null) return ["wait", t("connecting")];
+  if (model.connected === null || (model.connected && !model.workers.size)) return ["wait", t("connecting")];
   if (!model.connected || Date.now() - heardAt > STALE_MS) return ["bad", t("lost")];
   const [all, seen, waiting] = [model.partitionCount, model.partitions.length, model.waiting()];
   if (!model.isWhole) {
