@@ -8,7 +8,6 @@ allows, with constants that small streams reach.
 
 from datetime import date
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -16,7 +15,7 @@ from zoneinfo import ZoneInfo
 import yaml
 from hypothesis import strategies as st
 
-from stream import rules
+from stream import data, rules
 from stream.domains import discover
 from tables import purchases
 from tests.reference import CHANNELS, first_instant, local_date, names_in
@@ -165,7 +164,7 @@ def parsed(text: str) -> rules.Rules:
 
 def shipped() -> rules.Rules:
     """The definitions that come with the package."""
-    return parsed((Path(rules.__file__).parent / "data" / "tags.yaml").read_text())
+    return parsed_for_all(data.TAGS.read_text("utf-8"))
 
 
 @st.composite

@@ -660,6 +660,8 @@ PURCHASES = {
     "orders_365d": 0,
     "orders_total": 0,
     "repurchases_90d": 0,
+    "spend_30d": 0.0,
+    "spend_90d": 0.0,
     "spend_365d": 0.0,
     "coupon_rate_90d": 0.0,
     "days_since_order": math.inf,
@@ -670,7 +672,8 @@ PURCHASES = {
 
 
 def shipped() -> Rules:
-    return load(data.TAGS, {"purchases": Features(tuple(PURCHASES), keeps_attributes=True)})
+    ours = Features(tuple(PURCHASES), keeps_attributes=True)
+    return load(data.TAGS, {**discover(), "purchases": ours})
 
 
 def test_the_shipped_definitions_are_complete():

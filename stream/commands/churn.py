@@ -156,7 +156,8 @@ def _orders(read: Iterable[bytes], settings: Settings) -> tuple[dict[str, Instan
     erased: dict[str, int] = {}
     unusable = 0
     for batch in lines.batches(read):
-        items = [item for item in router.items(batch) if item.domain == DOMAIN]
+        # What is no event at all goes to whatever domain comes first, and has no key.
+        items = [item for item in router.items(batch) if item.domain == DOMAIN or not item.key]
         for event in decoder.decode_chunk(items):
             if isinstance(event, Order):
                 history = orders.get(event.user_id)

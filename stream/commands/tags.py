@@ -44,8 +44,22 @@ def check(file: CheckedFile) -> None:
 
 
 @app.command(name="list")
-def list_tags(file: ListedFile = data.TAGS) -> None:
-    """Show a file of definitions as a table."""
+def list_tags(
+    file: ListedFile = data.TAGS,
+    templates: Annotated[
+        bool,
+        typer.Option(
+            "--templates", metavar="", help="Show what there is to start from, besides the shipped."
+        ),
+    ] = False,
+) -> None:
+    """Show a file of definitions as a table.
+
+    [dim]tagstream tags list --templates[/dim]
+    """
+    if templates:
+        _list_templates()
+        return
     table = Table(box=box.SIMPLE_HEAD, show_lines=True)
     for heading in ("tag", "title", "domain", "owner"):
         table.add_column(heading, overflow="fold")
@@ -59,6 +73,15 @@ def list_tags(file: ListedFile = data.TAGS) -> None:
         unbounded = console.options.update(max_width=1_000_000)
         console.width = console.measure(table, options=unbounded).maximum
     console.print(table)
+
+
+def _list_templates() -> None:
+    """Each template: its file, to copy and change, and its tags."""
+    for name, path in {"shipped": data.TAGS, **data.TEMPLATES}.items():
+        rules = load(path, discover())
+        typer.echo(f"{name}: {path}")
+        for tag in rules.tags:
+            typer.echo(f"  {tag.name:24} {' / '.join(tag.titles.values())}")
 
 
 def _load(file: Path) -> Rules:

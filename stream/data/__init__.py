@@ -13,4 +13,8 @@ from typing import Final
 
 CDNOW: Final = Path(__file__).with_name("cdnow.csv.gz")
 TAGS: Final = Path(__file__).with_name("tags.yaml")
+TEMPLATES: Final = {
+    path.stem: path for path in sorted(Path(__file__).with_name("templates").glob("*.yaml"))
+}
+"""Further definitions to start from, by name."""
 PAGE: Final = Path(__file__).with_name("page")

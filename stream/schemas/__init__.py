@@ -1,6 +1,12 @@
-"""Schemas of what others meet: the HTTP API (OpenAPI 3.1), served at ``/openapi.json``."""
+"""Schemas of what others meet: the HTTP API (OpenAPI 3.1), the topics (AsyncAPI 3, JSON Schema).
+
+``openapi.json`` is served at ``/openapi.json``. ``asyncapi.json`` names the schema of each topic's
+records, a file beside it.
+"""
 
 from pathlib import Path
 from typing import Final
 
-OPENAPI: Final = Path(__file__).with_name("openapi.json")
+FOLDER: Final = Path(__file__).parent
+OPENAPI: Final = FOLDER / "openapi.json"
+ASYNCAPI: Final = FOLDER / "asyncapi.json"
