@@ -1,12 +1,17 @@
 """What alerts and dashboard read is what the worker exports, and the other way round."""
 
-from typing import Any
+import re
+from typing import Any, get_args
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 
+from stream import data
+from stream.events import Code
 from stream.metrics import Metrics
 from stream.profiles import Survey
+from tables.table import Outcome
 from tests.observability import dashboard
 from tests.observability.expressions import COUNTED, reads
 from tests.observability.prometheus import PENDING, rules
@@ -81,6 +86,23 @@ def test_no_counter_is_read_raw(expression):
         kind = EXPORTED.get(read.name)
         if kind in ("counter", "histogram"):
             assert read.function in COUNTED, read
+
+
+@pytest.mark.parametrize("expression", IN_RULES + IN_PANELS)
+def test_an_outcome_that_is_named_can_come_about(expression):
+    """A misspelt one would be counted with the dead letters."""
+    for read in reads(expression):
+        named = read.labels.get("outcome", "applied").split("|")
+        assert set(named) <= {*get_args(Code), *get_args(Outcome)}
+
+
+def test_the_layers_that_are_watched_are_there():
+    """Among the shipped definitions, at least the tiers of value."""
+    (pattern,) = {
+        read.labels["tag"] for rule in IN_RULES for read in reads(rule) if "tag" in read.labels
+    }
+    names = {tag["name"] for tag in yaml.safe_load(data.TAGS.read_text("utf-8"))["tags"]}
+    assert "value_tier" in {name for name in names if re.fullmatch(pattern, name)}
 
 
 @pytest.mark.parametrize("expression", IN_RULES)
