@@ -686,6 +686,7 @@ def test_the_shipped_definitions_are_complete():
     for tag in found.tags:
         assert set(tag.titles) == {"zh", "en"}
         assert all(set(label) == {"zh", "en"} for label in tag.labels.values())
+        assert set(tag.labels) == (set(tag.values[1:]) if tag.kind == "cases" else set())
         assert tag.owner
         assert tag.description
         assert tag.use
