@@ -115,14 +115,14 @@ class Hours:
                 blocks.drop(user_id, number)
             held.spent = ()
 
-    def settle(self, held: Held, clock_ms: int, user_id: str, blocks: Blocks) -> None:
+    def settle(self, held: Held, clock_ms: int, user_id: str, blocks: Blocks) -> bool:
         """Drop what has left the window, and have the oldest instants in the record again.
 
-        Rows are read and not written, since what is settled may be a copy.
+        Whether a row was read for that. None is written, since what is settled may be a copy.
         """
         edge_ms = clock_ms - self.span_ms
         if held.oldest_ms > edge_ms:
-            return
+            return False
         head, rows, at = held.head, held.rows, 0
         oldest_ms = NEVER
         while at < len(head):
@@ -143,7 +143,9 @@ class Hours:
             held.total -= total - sum(fell for _, fell in kept)
             head = b"".join(_pack(ts_ms, fell) for ts_ms, fell in kept)
             oldest_ms = kept[0][0] if kept else NEVER
+        is_read = rows is not held.rows
         held.head, held.rows, held.oldest_ms = head, rows, oldest_ms
+        return is_read
 
     def due_ms(self, held: Held, levels: Sequence[int] | None) -> int:
         """The next instant at which the count falls to one of the ascending ``levels`` or below

@@ -173,11 +173,12 @@ class Outreach(DayTable[Recipient]):
         return due_ms
 
     def strike(self, user: Recipient, due_ms: int, out: Outputs) -> bool:
-        """Have the windows ready; that need not be written, it is done again from what was."""
+        """Have the windows ready; to be written where a row was read, or it would be again."""
+        is_read = False
         for hours, held in ((_PUSH_3H, user.pushed), (_SMS_48H, user.texted)):
             if held.head:
-                hours.settle(held, user.clock_ms, user.user_id, self.blocks)
-        return False
+                is_read |= hours.settle(held, user.clock_ms, user.user_id, self.blocks)
+        return is_read
 
     def last_instant_ms(self, user: Recipient, time_ms: int) -> int:
         """When a reach last left its window of hours."""

@@ -150,7 +150,9 @@ def test_settling_writes_no_row():
     for number in range(2_000):
         window.add(5_000 + number // 2)
     rows = {key: dict(times) for key, times in window.blocks.rows.items()}
-    window.move(6_500)
+    assert not window.hours.settle(window.held, 6_001, "u1", window.blocks)
+    assert window.hours.settle(window.held, 6_900, "u1", window.blocks)
+    window.move(6_900)
     assert window.held.spent
     assert window.blocks.rows == rows
 

@@ -74,7 +74,7 @@ NUMBERS: dict[str, list[float]] = {
 }
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(streams(EVENTS), comparisons(NUMBERS), st.sampled_from([0, DAY_MS]), st.integers())
 def test_outreach_equals_a_recount(stream, tags, delay_ms, seed):
     """Features, clock and changes, in any order of arrival."""
