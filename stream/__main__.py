@@ -32,6 +32,9 @@ from stream.errors import TagstreamError
 from stream.settings import unknown_variables
 
 
+REMIND_S = 20  # after SIGTERM: longer than anything takes to end
+
+
 class Commands(TyperGroup):
     """The commands, with the way that all of them fail."""
 
@@ -118,9 +121,12 @@ def main() -> None:
         # A shell that starts a job in the background has it ignore Ctrl-C.
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        # It falls wherever the program is, and something there may swallow it.
+        signal.alarm(REMIND_S)
         signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGALRM, end)
     try:
         app()
     except SystemExit as stopped:
