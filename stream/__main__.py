@@ -31,7 +31,6 @@ from stream.commands import (
 from stream.errors import TagstreamError
 from stream.settings import unknown_variables
 
-
 REMIND_S = 20  # after SIGTERM: longer than anything takes to end
 
 
