@@ -25,7 +25,7 @@ from stream.audience import Cursor, holders
 from stream.chunks import chunk_topic
 from stream.describe import describe_audience, describe_tag, describe_user
 from stream.domains import Domain
-from stream.errors import UsageError
+from stream.errors import RulesError, UsageError
 from stream.events import Decoder, Rejected, future, optional_fields, types_of
 from stream.journal import Journal, KafkaJournal, Row
 from stream.lines import Router
@@ -35,6 +35,8 @@ from stream.metrics import Metrics, value_label
 from stream.ownership import Ownership
 from stream.partition import Partition
 from stream.partitioner import partition_for
+from stream.reload import Watch
+from stream.rules import Rules, load
 from stream.settings import Settings
 from stream.store import Budget
 from stream.topics import CHANGELOG, DAY_MS, wanted
@@ -60,19 +62,22 @@ class Tagstream:
     """One worker. ``rules`` are loaded definitions; ``domains`` the sources it reads.
 
     ``tombstones_ms`` is how long the changelog keeps markers of deletion: a disk unused for
-    longer is not trusted.
+    longer is not trusted. Where there is a state already, what it follows is what the state says;
+    newer ``rules`` are switched to, and those that cannot be stop the worker. With ``watch`` they
+    do not, and their file is followed; with ``follow`` nothing is switched.
     """
 
     def __init__(
         self,
         settings: Settings,
-        rules: Any,
+        rules: Rules,
         domains: Mapping[str, Domain],
         *,
         tombstones_ms: int = 7 * DAY_MS,
+        watch: bool = False,
+        follow: bool = False,
     ) -> None:
         self.settings = settings
-        self.rules = rules
         self.domains = dict(domains)
         self.metrics = Metrics(
             CollectorRegistry(),
@@ -83,8 +88,14 @@ class Tagstream:
             },
             partitions=settings.partitions,
         )
-        self.metrics.define(
-            rules.version, rules.tags, churn_mode=rules.churn.mode if rules.churn else None
+        self._define(rules)
+        self._watches = watch
+        self._watch = Watch(
+            settings.tags,
+            rules.source,
+            read=lambda: load(settings.tags, self.domains),
+            take=self.reload,
+            failed=self.metrics.reload_failed,
         )
         self.error: BaseException | None = None
         self._stopped = asyncio.Event()
@@ -101,6 +112,8 @@ class Tagstream:
             committed=lambda changes, warnings: self.web.live.committed(changes, warnings),
             tombstones_ms=tombstones_ms,
             now_ms=lambda: time.time_ns() // 1_000_000,
+            follow=follow,
+            refused=self._refused,
         )
         self.app.buffer_bytes = self.ownership.budget.buffer_bytes
         self.watchdog = Watchdog(self)
@@ -186,6 +199,8 @@ class Tagstream:
             asyncio.create_task(self._follow_wall_clock(), name="wall-clock"),
             asyncio.create_task(self._follow_faust(), name="faust"),
         ]
+        if self._watches:
+            self._tasks.append(asyncio.create_task(self._follow_file(), name="tags"))
 
     def _make_topics(self) -> None:
         for topic in wanted(self.settings, self.domains):
@@ -199,6 +214,52 @@ class Tagstream:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker
             self.ownership.fail(error)
+
+    # -- definitions
+
+    @property
+    def rules(self) -> Rules:
+        """The newest definitions in force here."""
+        return self.ownership.rules
+
+    def reload(self, rules: Rules) -> None:
+        """Have every partition follow newer definitions.
+
+        Raises:
+            RulesError: they cannot follow those in force; all stays as it is.
+        """
+        try:
+            self.ownership.reload(rules)
+        except RulesError as error:
+            raise RulesError(self._located(error.problems)) from None
+        self._define(rules)
+
+    def _define(self, rules: Rules) -> None:
+        self.metrics.define(
+            rules.version, rules.tags, churn_mode=rules.churn.mode if rules.churn else None
+        )
+
+    def _refused(self, problems: list[str]) -> None:
+        """Our file cannot follow what a partition follows, which stays as it is."""
+        problems = self._located(problems)
+        if not self._watches:
+            raise RulesError(problems)
+        self.metrics.reload_failed()
+        for problem in problems:
+            log.error("definitions refused: %s", problem)
+
+    def _located(self, problems: list[str]) -> list[str]:
+        return [f"{self.settings.tags}: {problem}" for problem in problems]
+
+    async def _follow_file(self) -> None:
+        try:
+            await self._watch.run()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker
+            self.ownership.fail(error)
+
+    # -- the end
 
     async def _follow_faust(self) -> None:
         """Stop when one of Faust's services crashes: the consumer, say, on a trimmed source."""
@@ -271,6 +332,11 @@ class Tagstream:
         await self.drained()
 
     # -- what a scrape and the watchdog read (`stream/metrics.py`, WorkerView)
+
+    @property
+    def rules_versions(self) -> Collection[int]:
+        partitions = self.ownership.partitions.values()
+        return {partition.rules.version for partition in partitions} or {self.rules.version}
 
     @property
     def partitions(self) -> Iterable[Partition]:
@@ -379,8 +445,9 @@ class _Front:
             return users, None
         return users, replace(cursor, partition=number + 1, after=b"")
 
-    def definitions(self) -> list[dict[str, Any]]:
-        return [describe_tag(definition) for definition in self._service.rules.tags]
+    def definitions(self) -> dict[str, Any]:
+        rules = self._service.rules
+        return {"version": rules.version, "tags": [describe_tag(tag) for tag in rules.tags]}
 
     # -- what those who watch are told (`stream/live.py`, Source)
 

@@ -74,6 +74,7 @@ def describe_tag(definition: Any) -> dict[str, Any]:
         "domain": definition.domain,
         "owner": definition.owner,
         "description": definition.description,
+        "version": definition.version,
         "use": definition.use,
         "conditions": [
             {"value": value, "when": condition.text} for value, condition in definition.cases

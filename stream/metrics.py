@@ -176,6 +176,10 @@ class PartitionView(Protocol):
         """Users of whom anything is known."""
 
     @property
+    def sweep_remaining(self) -> int:
+        """About how many users' records wait to be looked at since definitions were switched."""
+
+    @property
     def tagged(self) -> int:
         """Those among them with at least one tag."""
 
@@ -193,6 +197,10 @@ class WorkerView(Protocol):
 
     @property
     def memory(self) -> MemoryView: ...
+
+    @property
+    def rules_versions(self) -> Collection[int]:
+        """Of the definitions in force in these partitions."""
 
     @property
     def ready(self) -> bool:
@@ -383,6 +391,10 @@ class Metrics(Collector):
             "tagstream_background_failures_total",
             "Work in the background that failed and is tried again.",
             "task",
+        )
+        self._reload_failures = _Counts(
+            "tagstream_rules_reload_failures_total",
+            "Definitions that were refused; those before stayed in force.",
         )
         # What closed partitions were stalled, and what each open one is known to have been.
         self._stalled_s = 0.0
@@ -626,6 +638,10 @@ class Metrics(Collector):
         """Something in the background failed, and will be tried again."""
         self._background_failures.add((task,))
 
+    def reload_failed(self) -> None:
+        """Definitions were refused."""
+        self._reload_failures.add(())
+
     def recovered(self, records: int) -> None:
         """Changelog records read during recovery: once per batch of them."""
         self._recovered.add((), records)
@@ -682,7 +698,7 @@ class Metrics(Collector):
         for counts in (
             *(self._events, self._transitions, self._warnings, self._fired, self._forwards),
             *(self._recovered, self._rebalances, self._produce_failures, self._commit_failures),
-            self._background_failures,
+            *(self._background_failures, self._reload_failures),
             *(self._optional, *self._figures.values()),
         ):
             yield counts.family()
@@ -700,12 +716,16 @@ class Metrics(Collector):
         yield _single(
             "tagstream_config_partitions", "Partitions that the settings say.", self._partitions
         )
-        version = self._rules_version
+        versions: Collection[int] = ()
+        if self._worker is not None:
+            versions = self._worker.rules_versions
+        elif self._rules_version is not None:
+            versions = (self._rules_version,)
         yield _gauge(
             "tagstream_rules_info",
-            "The version of the definitions in force; always 1.",
+            "The version of the definitions in force in any partition; always 1.",
             "version",
-            of=() if version is None else (((str(version),), 1),),
+            of=(((str(version),), 1) for version in sorted(versions)),
         )
         yield _gauge(
             "tagstream_last_event_timestamp_seconds",
@@ -854,6 +874,11 @@ class Metrics(Collector):
                 "Those among them with at least one tag.",
                 sum(partition.tagged for partition in partitions),
             )
+        yield _single(
+            "tagstream_rules_sweep_remaining",
+            "Users' records still to be looked at since definitions were switched, about.",
+            sum(partition.sweep_remaining for partition in partitions),
+        )
         surveys = [partition.survey for partition in partitions if partition.survey is not None]
         if surveys and len(surveys) == len(partitions):
             yield _gauge(

@@ -21,17 +21,18 @@ from typing import Any, Protocol
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
+from stream.definitions import Definitions, objections
 from stream.domains import Domain
-from stream.errors import Fenced, StateError
+from stream.errors import Fenced, RulesError, StateError
 from stream.events import Decoder, optional_fields
 from stream.journal import Journal, Row
 from stream.partition import Feed, Metrics, Partition
 from stream.profiles import Profiles
 from stream.recovery import check_source, is_corruption, recover
+from stream.rules import Rules, parse
 from stream.settings import Settings
 from stream.store import Budget, Store
 from stream.users import Users
-from tables import profile
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +73,16 @@ class Ownership:
 
     ``journal(number)`` makes the journal of a partition, ``consumer()`` is the running chunk
     consumer; ``stop(error)`` is called once when the worker must stop. ``committed(changes,
-    warnings)`` hears what every transaction said, after its commit.
+    warnings)`` hears what every transaction said, after its commit. ``rules`` are those of our
+    file: a partition that follows older ones is switched to them, unless ``follow`` says that it
+    is only to be looked at. ``refused(problems)`` is told why one cannot be.
     """
 
     def __init__(
         self,
         *,
         settings: Settings,
-        rules: Any,
+        rules: Rules,
         domains: Mapping[str, Domain],
         metrics: OwnershipMetrics,
         journal: Callable[[int], Journal],
@@ -87,6 +90,8 @@ class Ownership:
         stop: Callable[[BaseException], None],
         tombstones_ms: int,
         now_ms: Callable[[], int],
+        refused: Callable[[list[str]], None],
+        follow: bool = False,
         committed: Callable[[Sequence[Row], Sequence[Row]], None] = lambda changes, warnings: None,
     ) -> None:
         self.budget = Budget(settings.memory_mb)
@@ -97,6 +102,9 @@ class Ownership:
         self._settings = settings
         self._paced = not settings.embedded  # a transaction of the embedded broker costs little
         self._rules = rules
+        self._parsed = {rules.source: rules}
+        self._follow = follow
+        self._refused = refused
         self._erase_key = settings.erase_key()
         self._domains = domains
         self._metrics = metrics
@@ -182,21 +190,26 @@ class Ownership:
                 number=number,
                 budget=self.budget,
                 settings=settings,
-                timezone=self._rules.timezone,
+                timezone=None if self._follow else self._rules.timezone,
                 tombstones_ms=self._tombstones_ms,
                 progress=partial(self._recovered, number),
             )
             store = recovered.store
+            definitions = self._definitions(store)
             partition = Partition(
                 number,
-                feeds=[self._feed(domain, recovered.store) for domain in self._domains.values()],
-                profiles=self._profiles(store),
+                feeds=[
+                    self._feed(domain, definitions.tables[domain.name], store)
+                    for domain in self._domains.values()
+                ],
+                profiles=self._profiles(definitions.profiles, store),
                 store=store,
                 journal=journal,
                 position=recovered.position,
                 settings=settings,
-                allowed_delay_ms=self._rules.allowed_delay_ms,
-                breakdown=self._rules.breakdown,
+                allowed_delay_ms=definitions.rules.allowed_delay_ms,
+                breakdown=definitions.rules.breakdown,
+                definitions=definitions,
                 metrics=self._metrics,
                 failed=lambda error: self._partition_failed(number, error),
                 now_ms=self._now_ms,
@@ -206,6 +219,7 @@ class Ownership:
             )
             for feed in partition.feeds.values():
                 await check_source(journal, feed.topic, number, feed.place)
+            self._offer(partition)
         except BaseException:
             await journal.close()
             if store is not None:
@@ -238,19 +252,70 @@ class Ownership:
     def _path(self, number: int) -> Path:
         return self._settings.data_dir / "state" / f"{self._settings.topic('p')}{number}"
 
-    def _feed(self, domain: Domain, store: Any) -> Feed:
-        table = domain.table(self._rules)
+    def _definitions(self, store: Store) -> Definitions:
+        """What the partition follows: what its changelog says, ours where it says nothing yet."""
+        found = Definitions.read(store, self._domains, self._parse)
+        return Definitions(self._rules, self._domains) if found is None else found
+
+    def _parse(self, source: str) -> Rules:
+        if source not in self._parsed:
+            self._parsed[source] = parse(source, "the definitions in force", self._domains)
+        return self._parsed[source]
+
+    @property
+    def rules(self) -> Rules:
+        """The newest definitions in force in any partition; those of our file without any."""
+        in_force = [partition.rules for partition in self.partitions.values()]
+        return max(in_force, key=lambda rules: rules.version, default=self._rules)
+
+    def reload(self, rules: Rules) -> None:
+        """Our file has other definitions now: every partition that follows older ones takes them.
+
+        Raises:
+            RulesError: they cannot follow those before; all stays as it is.
+        """
+        problems = objections(self._rules, rules)
+        for partition in self.partitions.values():
+            if rules.version >= partition.rules.version:
+                problems += objections(partition.rules, rules)
+        if rules.version < self._rules.version:
+            problems.append(
+                f"version: is {rules.version}, but {self._rules.version} was in force: raise it"
+            )
+        if problems:
+            raise RulesError(list(dict.fromkeys(problems)))
+        self._rules = rules
+        self._parsed = {rules.source: rules}
+        for partition in self.partitions.values():
+            self._offer(partition)
+
+    def _offer(self, partition: Partition) -> None:
+        """Have a partition follow our file, where that is newer than what it follows."""
+        ours, theirs = self._rules, partition.rules
+        if self._follow or ours.source == theirs.source:
+            return
+        if ours.version < theirs.version:
+            log.info(
+                "partition %d follows tags version %d; our file has version %d",
+                *(partition.number, theirs.version, ours.version),
+            )
+        elif problems := objections(theirs, ours):
+            self._refused(problems)
+        else:
+            partition.switch(ours)
+
+    def _feed(self, domain: Domain, table: Any, store: Store) -> Feed:
         users = Users(domain.code, table, store, self._users_allowance, self._erase_key)
         decoder = Decoder(domain.events, self._settings.user_id_pattern)
         topic = self._settings.topic(domain.name)
         optional = optional_fields(domain.events)
         return Feed(domain.name, topic, domain.code, table, decoder, users, optional)
 
-    def _profiles(self, store: Store) -> Profiles:
+    def _profiles(self, table: Any, store: Store) -> Profiles:
         def allowance() -> int:
             return self._users_allowance() // 2
 
-        return Profiles(profile.Profiles(self._rules), store, allowance)
+        return Profiles(table, store, allowance)
 
     def _users_allowance(self) -> int:
         # A profile is about half a user.

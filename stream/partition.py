@@ -26,6 +26,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import orjson
 
+from stream.definitions import Definitions
 from stream.describe import local_iso
 from stream.errors import Fenced, JournalLost, SourceTrimmed
 from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
@@ -49,8 +50,10 @@ from stream.users import Table, Users
 
 POSITION = META + b"position"
 SLICE = 50  # deadlines fired at a time: some milliseconds
+SWEPT = 40  # users looked at at a time after a switch of definitions: a millisecond or two
 FIRED_USERS = 200  # users that deadlines may change in one transaction: live events wait for it
 WARNED = ("status", "mode", "level", "control", "right", "returned_from")
+PERSIST_SWEEP_S = 1.0  # a sweep that finds nothing to say is written down this often
 PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
 #: Figures that are counted by the value of the tag ``breakdown``.
 BY_VALUE = frozenset({"orders", "spend", "refunds", "reaches", "responses"})
@@ -232,6 +235,11 @@ class Feed:
         """Whether a deadline may be due."""
         return self.place.time_ms >= self.floor_ms
 
+    def follow(self, table: Table) -> None:
+        """Go by other definitions from the next event on."""
+        self.table = table
+        self.users.follow(table)
+
     # What a scrape reads (`stream/metrics.py`, DomainView)
 
     @property
@@ -257,6 +265,7 @@ class Partition:
     ``pace_s()`` is the least time between the beginnings of two transactions: each costs the
     broker and us some milliseconds however little it says. ``turn`` is shared by the partitions of
     a worker: one of them applies a piece at a time, and then whatever the network brought is heard.
+    ``definitions`` are what the feeds' tables were made of; without them nothing can be switched.
     ``failed`` is called once with the exception when a task of the partition dies: the worker
     must stop, and nothing more of this partition becomes visible.
     ``committed(changes, warnings)`` hears what every transaction said, after its commit.
@@ -274,6 +283,7 @@ class Partition:
         settings: Settings,
         allowed_delay_ms: int,
         breakdown: str | None = None,
+        definitions: Definitions | None = None,
         metrics: Metrics,
         failed: Callable[[BaseException], None],
         now_ms: Callable[[], int],
@@ -291,6 +301,8 @@ class Partition:
         self._settings = settings
         self._delay_ms = allowed_delay_ms
         self._breakdown = breakdown
+        self._definitions = definitions
+        self._next_rules: Any = None  # what to switch to once nobody waits
         self._metrics = metrics
         self._failed = failed
         self._now_ms = now_ms
@@ -344,6 +356,94 @@ class Partition:
     def survey(self) -> Survey | None:
         """What the last look at every profile found; None before the first."""
         return self._surveyor.found
+
+    # -- definitions
+
+    @property
+    def rules(self) -> Any:
+        """The definitions in force; None where they cannot be switched."""
+        return self._definitions and self._definitions.rules
+
+    @property
+    def sweep_remaining(self) -> int:
+        """About how many users' records are still to be looked at after a switch: as many as if
+        every user had one in every domain.
+        """
+        definitions = self._definitions
+        if definitions is None or not definitions.is_sweeping:
+            return 0
+        return max(1, self.position.users * len(self.feeds) - definitions.looked_at)
+
+    def switch(self, rules: Any) -> None:
+        """Follow other definitions from here on, or as soon as all users follow the last ones."""
+        self._next_rules = rules
+        self._idle.clear()
+        self._begin_switch()
+        self._apply_soon.set()
+
+    def _begin_switch(self) -> None:
+        definitions, rules = self._definitions, self._next_rules
+        if definitions is None or rules is None or definitions.is_sweeping:
+            return
+        self._next_rules = None
+        definitions.begin(rules, {name: feed.place for name, feed in self.feeds.items()})
+        self._follow(definitions)
+        self._gather()
+
+    def _follow(self, definitions: Definitions) -> None:
+        rules = definitions.rules
+        self._breakdown, self._delay_ms = rules.breakdown, rules.allowed_delay_ms
+        self.profiles.table = definitions.profiles
+        latest_ms = self._now_ms() if self._wall else NEVER
+        for name, feed in self.feeds.items():
+            feed.follow(definitions.tables[name])
+            if feed.place.newest_ms >= 0:
+                self._move_time(feed, min(feed.place.newest_ms, latest_ms) - self._delay_ms)
+
+    def _sweep(self) -> bool:
+        """Take up some users after a switch; whether there was anything to do."""
+        definitions = self._definitions
+        if definitions is None or not definitions.may_go_on:
+            return False
+        if any(feed.users.waiting >= FIRED_USERS for feed in self.feeds.values()):
+            return False
+        found = definitions.some(self.store, SWEPT)
+        if found is None:
+            definitions.end()
+            self.population = {key: users for key, users in self.population.items() if users}
+            self._gather()
+            self._begin_switch()
+            return True
+        name, rows = found
+        feed = self.feeds[name]
+        for key in rows:
+            self._take_up(feed, key[2:])
+        definitions.passed(rows)
+        if feed.users.waiting or time.monotonic() - self._time_persisted_at > PERSIST_SWEEP_S:
+            self._gather()
+        return True
+
+    def _take_up(self, feed: Feed, key: bytes) -> None:
+        users, table, out = feed.users, feed.table, self._out
+        user = users.peek(key)
+        if user is None or table.is_current(user):
+            return
+        table.take_up(user, out)
+        is_said = bool(out.changes or out.warnings)
+        if is_said or self._concerns_profile(feed, key, user):
+            self._settle(feed, key, user, None)
+        out.clear()
+        if is_said or not table.stands(user, users.peek(key)):
+            users.put(key, user)
+
+    def _concerns_profile(self, feed: Feed, key: bytes, user: Any) -> bool:
+        """Whether tags made of tags change although no tag of the domain did."""
+        out, copy = self._out, self.profiles.peek(key) if self._out.steps else None
+        if copy is None:
+            return False
+        told = self.profiles.table.follow(copy, feed.name, out, user.clock_ms, None)
+        out.dwelt.clear()
+        return bool(told)
 
     # -- life cycle
 
@@ -417,6 +517,8 @@ class Partition:
             or self._writing
             or self._gathered.since is not None
             or any(feed.is_due for feed in self.feeds.values())
+            or self._next_rules is not None
+            or (self._definitions is not None and self._definitions.is_sweeping)
         )
 
     def lookup(self, key: bytes) -> tuple[Any | None, dict[str, Any]]:
@@ -476,10 +578,11 @@ class Partition:
                 async with self._turn:
                     if self._apply_next():
                         self._fire_slice()
+                        self._sweep()
                         self._survey()
                     await asyncio.sleep(0)
                 continue
-            elif self._fire_slice() or self._survey():
+            elif self._fire_slice() or self._sweep() or self._survey():
                 await asyncio.sleep(0)
                 continue
             if self.is_idle:
@@ -800,6 +903,9 @@ class Partition:
             index += entries
         profiles, told = self.profiles.take()
         changelog += profiles
+        definitions = self._definitions
+        if definitions is not None:
+            changelog += definitions.take()
         self._count_population(gathered.transitions)
         self.position.population = [(t, v, n) for (t, v), n in self.population.items()]
         changelog.append((POSITION, _encode_position(self.position)))
@@ -833,6 +939,8 @@ class Partition:
         committed = time.perf_counter()
         self.store.write(changelog, index, applied)
         self.profiles.written()
+        if definitions is not None:
+            definitions.written()
         for feed in self.feeds.values():
             feed.users.written()
             if (first := _first_put(feed.code, index)) is not None:

@@ -136,12 +136,14 @@ class ProfileRules:
     ``unset`` has what every tag of every domain is worth to somebody who never had it.
     ``cases[i](values)`` gives the value of tag i from those of all others by name: of the
     domains, and of the profile tags above it. ``reads`` are the tags that any of them reads.
+    ``fingerprint`` is equal where the same tags of domains make the same of these.
     """
 
     tags: tuple[Definition, ...]
     unset: Mapping[str, Value]
     cases: tuple[Callable[[Mapping[str, Value]], Value], ...]
     reads: frozenset[str]
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -554,11 +556,16 @@ def _compiled(tags: Sequence[Definition], readers: Mapping[str, Reader]) -> Doma
 
 def _profile(tags: Sequence[Definition]) -> ProfileRules:
     made = tuple(tag for tag in tags if tag.domain == PROFILE)
+    unset = {tag.name: tag.values[0] for tag in tags}
+    reads = frozenset(name for tag in made for name in tag.features)
     return ProfileRules(
         tags=made,
-        unset={tag.name: tag.values[0] for tag in tags},
+        unset=unset,
         cases=tuple(_of_tags(tag) for tag in made),
-        reads=frozenset(name for tag in made for name in tag.features),
+        reads=reads,
+        fingerprint=_fingerprint(
+            [[_deciding(tag) for tag in made], sorted((name, unset[name]) for name in reads)]
+        ),
     )
 
 

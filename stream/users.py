@@ -39,6 +39,7 @@ class Table(Protocol):
 
     name: str
     blocks: Any
+    before: Any
     positions: dict[str, int]
 
     def new(self, user_id: str) -> Any: ...
@@ -47,6 +48,9 @@ class Table(Protocol):
     def apply(self, user: Any, event: Any, time_ms: int, out: Any) -> str: ...
     def fire(self, user: Any, time_ms: int, out: Any) -> bool: ...
     def deadline_ms(self, user: Any) -> int: ...
+    def is_current(self, user: Any) -> bool: ...
+    def take_up(self, user: Any, out: Any) -> None: ...
+    def stands(self, user: Any, written: Any) -> bool: ...
 
 
 class Users:
@@ -79,6 +83,11 @@ class Users:
         #: Whether anybody was ever erased here: if not, nobody new need be looked up.
         self._any_erased = store.any_erased(code)
         self._erase_key = erase_key
+        table.blocks = Blocks(self)
+
+    def follow(self, table: Table) -> None:
+        """Read and write users by other definitions from now on."""
+        self.table = table
         table.blocks = Blocks(self)
 
     # -- looking up

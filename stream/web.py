@@ -136,8 +136,8 @@ class Worker(live.Source, Protocol):
         Called right after ``owner_of`` said `Local`, with nothing in between.
         """
 
-    def definitions(self) -> list[dict[str, Any]]:
-        """The tags in force, ready for JSON."""
+    def definitions(self) -> dict[str, Any]:
+        """The tags in force and the version of their file, ready for JSON."""
 
     async def submit(self, events: Sequence[bytes]) -> Sequence[Refusal | None] | None:
         """Appends events, each one JSON text as received, durably: all of them or none.
@@ -290,7 +290,7 @@ class WebServer(Service):
         )
 
     async def _tags(self, request: web.Request) -> web.Response:
-        return _json({"tags": self._worker.definitions()})
+        return _json(self._worker.definitions())
 
     async def _openapi(self, request: web.Request) -> web.Response:
         return _raw_json(schemas.OPENAPI.read_bytes(), 200)

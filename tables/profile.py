@@ -26,6 +26,7 @@ from tables.identity import identify, is_control
 PROFILE: Final = "profile"
 
 ERASED: Final = {"kind": "erase"}
+SWITCHED: Final = {"kind": "rules"}
 
 Change = dict[str, Any]
 Dwelt = tuple[str, int]
@@ -129,9 +130,13 @@ _ACTIVITY: Final = slice(3, 3 + activity.BYTES)
 
 
 class Profiles:
-    """The logic of profiles under ``rules``; holds no users."""
+    """The logic of profiles under ``rules``; holds no users.
+
+    ``before`` are the tags made of tags until a switch of definitions, until all are taken up.
+    """
 
     def __init__(self, rules: Rules) -> None:
+        self.before: ProfileRules | None = None
         self.encode: Callable[[Profile], bytes] = msgpack.Encoder().encode
         self.decode: Callable[[bytes], Profile] = msgpack.Decoder(Profile).decode
         self._rules = rules.profile
@@ -176,6 +181,9 @@ class Profiles:
             self._complete(warnings[warning_from:warning_to], profile)
             change_from, warning_from = change_to, warning_to
             told += group
+            if not group or group[0]["cause"]["kind"] == "rules":
+                told += self.take_up(profile, group, at_ms, said.dwelt)
+                continue
             kind = group[0]["cause"]["kind"]
             if kind == "erase":
                 continue
@@ -266,6 +274,24 @@ class Profiles:
                 _hold(profile, name, value, at_ms, dwelt)
                 changes.append(self._change(profile, tag, value, previous, at_ms, cause, evidence))
         return changes
+
+    def take_up(
+        self, profile: Profile, changes: Sequence[Change], at_ms: int, dwelt: list[Dwelt]
+    ) -> list[Change]:
+        """These definitions came into force for the user in a domain, which ``changes`` followed
+        there; what follows here. Doing it for each domain again changes nothing more.
+        """
+        for change in changes:
+            _hold(profile, change["tag"], change["value"], at_ms, dwelt)
+            profile.updated_ms = max(profile.updated_ms, at_ms)
+        said = []
+        for tag in self.before.tags if self.before is not None else ():
+            held = profile.tags.get(tag.name)
+            if held is not None and tag.name not in self._rules.unset:
+                value = False if held.value is True else None
+                _hold(profile, tag.name, value, at_ms, dwelt)
+                said.append(self._change(profile, tag, value, held.value, at_ms, SWITCHED, {}))
+        return said + self.evaluate(profile, at_ms, SWITCHED, dwelt)
 
     def erase(
         self,

@@ -355,10 +355,15 @@ class Purchases(DayTable[Buyer]):
             out.ended += self._churn.erased(user)
 
     def adopt(self, user: Buyer) -> None:
-        """Definitions without churn leave nobody warned; others may predict otherwise."""
+        """Definitions without churn leave nobody warned; others may predict otherwise. Attributes
+        that are declared no more are not kept.
+        """
         if self._churn is None:
-            user.churn = ChurnState()
+            user.churn = ChurnState(raised=user.churn.raised)
         user.churn.due_ms = None
+        if not self._declared.issuperset(user.attributes):
+            kept = {name: told for name, told in user.attributes.items() if name in self._declared}
+            user.attributes = kept
 
     def _mode(self, churn: Churn | None) -> Mode | None:
         if churn is None:

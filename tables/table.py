@@ -10,7 +10,7 @@ A deadline that can change no tag is not fired one by one: the clock catches up 
 the next event. Domains subclass ``Table`` and ``User``; no Kafka, files or wall clock here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar
 from zlib import crc32
@@ -31,6 +31,9 @@ Step = tuple[int, int, int]
 Heard = tuple[int, int, bool, bool]
 Figure = tuple[str, str, int]
 
+
+_FOUND_AGAIN: Final = ("rules", "values", "clock_ms", "today", "deadline_ms", "hint_ms")
+_UNSET: Final = (None, False)  # what a tag is that the user does not have
 
 PASSIVE: Final = FIRST_DAY + 1
 """The day of a user who was heard of, and never active."""
@@ -131,7 +134,8 @@ class Outputs:
     """What there is to emit, in order: JSON-ready records without ``emitted_at``.
 
     ``steps`` say how changes and warnings follow each other: each is one evaluation that changed
-    tags, as the number of changes after it, of warnings before it, and its instant.
+    tags, as the number of changes after it, of warnings before it, and its instant. One without a
+    change says that other definitions came into force for the user.
     ``heard`` is what the user's profile was not told of: an event's time, its local day, whether
     the user was active, and whether it was a registration; ``active_day`` stands for it where all
     that is new is that the user was active that day. ``figures`` are amounts to be added to
@@ -155,12 +159,27 @@ class Outputs:
 U = TypeVar("U", bound=User)
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The definitions that were in force until a switch, while users still have to be taken up.
+
+    ``time_ms`` is the time that the domain had reached then; ``waits(user_id)``: nobody has looked
+    at the user since. ``always_tell``: the profile has to know that a user was taken up, even where
+    no tag of the domain changed by it.
+    """
+
+    table: "Table[Any]"
+    time_ms: int
+    waits: Callable[[str], bool]
+    always_tell: bool
+
+
 class Table(Generic[U]):
     """The logic of one domain under ``rules``.
 
     ``encode`` and ``decode`` turn a record into msgpack and back. ``blocks`` is where ids of
     busy users go; whoever stores users replaces it. ``positions`` says where a tag stands in
-    ``values``.
+    ``values``. ``before`` is there from a switch of definitions until all users are taken up.
     """
 
     name: ClassVar[str]
@@ -172,6 +191,7 @@ class Table(Generic[U]):
         self.encode: Callable[[U], bytes] = msgpack.Encoder().encode
         self.decode: Callable[[bytes], U] = msgpack.Decoder(self.record).decode
         self.blocks: Blocks = MemoryBlocks()
+        self.before: Before | None = None
         self.calendar = calendar_of(rules.timezone)
         self._day = self.calendar.day
         self._day_start_ms = self.calendar.day_start_ms
@@ -217,7 +237,7 @@ class Table(Generic[U]):
         """The user is about to be erased: say what ends with that."""
 
     def adopt(self, user: U) -> None:
-        """The definitions changed: drop what the new ones have no use for."""
+        """These definitions came into force: drop what they have no use for."""
 
     # -- one user
 
@@ -300,6 +320,11 @@ class Table(Generic[U]):
 
     def deadline_ms(self, user: U) -> int:
         """The next instant at which something may follow with no event; ``NEVER`` if none."""
+        if user.rules != self._rules_id:
+            before = self.before
+            if before is not None and before.waits(user.user_id):
+                return before.table.deadline_ms(user)
+            self.renew(user)
         user.deadline_ms = user.hint_ms = due_ms = self._next_ms(user)
         return due_ms
 
@@ -384,52 +409,128 @@ class Table(Generic[U]):
             setattr(user, name, getattr(fresh, name))
         return "applied"
 
-    def _adopt(self, user: U, out: Outputs) -> None:
-        """Bring a record to these definitions, as of its clock, before anything else happens."""
+    # -- other definitions
+
+    def renew(self, user: U) -> None:
+        """Read a record by these definitions, as if it had been written under them."""
         user.rules = self._rules_id
         user.hint_ms = -NEVER  # it was true of other tags
-        names = {definition.name for definition in self._tags}
-        user.tags = {name: state for name, state in user.tags.items() if name in names}
+        known = user.tags
         user.values = tuple(
-            user.tags[definition.name].value if definition.name in user.tags else default
-            for definition, default in zip(self._tags, self._defaults, strict=True)
+            known[tag.name].value
+            if tag.name in known and known[tag.name].value not in _UNSET
+            else default
+            for tag, default in zip(self._tags, self._defaults, strict=True)
         )
         self.adopt(user)
+
+    def is_current(self, user: U) -> bool:
+        """Whether these definitions are in force for the user."""
+        return user.rules == self._rules_id
+
+    def take_up(self, user: U, out: Outputs) -> None:
+        """Bring these definitions into force for a user who waits for it."""
+        if user.rules != self._rules_id:
+            self._adopt(user, out)
+
+    def stands(self, user: U, written: U) -> bool:
+        """Whether a record may stay as it was written although the user was taken up, in silence.
+
+        It may where, read by these definitions, it leads to the same: no deadline of theirs lies
+        between its clock and the user's, and it will be looked at in time for the next one.
+        """
+        before, due_ms = self.before, self._next_ms(user)
+        self.renew(written)
+        if before is None or due_ms <= before.time_ms or due_ms < written.deadline_ms:
+            return False
+        if self._next_ms(written) != due_ms:
+            return False
+        for name in _FOUND_AGAIN:
+            setattr(written, name, getattr(user, name))
+        return self.encode(user) == self.encode(written)
+
+    def finish(self, user: U, time_ms: int, out: Outputs) -> None:
+        """Other definitions are in force since ``time_ms``: say what these have to say until then,
+        or until the user's clock where that is later.
+        """
+        if user.rules != self._rules_id:
+            self.renew(user)
+        self._catch_up(user, -NEVER, max(user.clock_ms, time_ms), out)
+
+    def gone(self, user: U, kept: Mapping[str, int]) -> Iterator[Definition]:
+        """The tags that the user has by these definitions and that are not among ``kept``."""
+        for definition, value in zip(self._tags, user.values, strict=True):
+            if definition.name not in kept and value not in _UNSET:
+                yield definition
+
+    def _adopt(self, user: U, out: Outputs) -> None:
+        """Bring a record to these definitions, before anything else happens to the user.
+
+        Once everybody has been looked at, nothing follows from it: a record that still is of other
+        definitions says the same under these.
+        """
+        before = self.before
+        if before is None or user.newest_ms == -NEVER or not before.waits(user.user_id):
+            self.renew(user)
+            return
+        before.table.finish(user, before.time_ms, out)
+        gone = list(before.table.gone(user, self.positions))
+        said = len(out.changes)
+        self.renew(user)
+        cause = {"kind": "rules"}
+        for definition in gone:
+            value = user.tags[definition.name].value
+            unset = False if value is True else None
+            self._change(user, definition, unset, value, cause, {}, out)
         values = self._evaluate(user)
         if values != user.values:
-            self._emit(user, values, {"kind": "rules"}, out)
+            self._emit(user, values, cause, out)
+        elif len(out.changes) != said or before.always_tell:
+            out.steps.append((len(out.changes), len(out.warnings), user.clock_ms))
+
+    # -- what is said
 
     def _emit(self, user: U, values: tuple[Any, ...], cause: Cause, out: Outputs) -> None:
         """Make ``values`` the user's, and a change record of every one that differs."""
-        effective_ms = user.clock_ms
-        effective_at = self.calendar.iso(effective_ms)
         erased = cause["kind"] == "erase"
-        # After an erasure changes are counted anew, and what was forgotten may happen again.
-        again = () if user.erased_ms == -NEVER else (user.erased_ms,)
         for position, definition in enumerate(self._tags):
             value, previous = values[position], user.values[position]
-            if value == previous:
-                continue
-            tag, user_id = definition.name, user.user_id
-            state = user.tags.get(tag)
-            number = state.number + 1 if state else 1
-            user.tags[tag] = TagState(value, effective_ms, number)
-            change = {
-                "change_id": identify(
-                    user_id, self.name, tag, number, value, effective_ms, cause, *again
-                ),
-                "user_id": user_id,
-                "domain": self.name,
-                "tag": tag,
-                "value": value,
-                "previous": previous,
-                "effective_at": effective_at,
-                "cause": cause,
-                "features": {} if erased else self._evidence[position](user),
-                "rules_version": self._version,
-            }
-            if is_control(tag, user_id, definition.control):
-                change["control"] = True
-            out.changes.append(change)
-        out.steps.append((len(out.changes), len(out.warnings), effective_ms))
+            if value != previous:
+                evidence = {} if erased else self._evidence[position](user)
+                self._change(user, definition, value, previous, cause, evidence, out)
+        out.steps.append((len(out.changes), len(out.warnings), user.clock_ms))
         user.values = values
+
+    def _change(
+        self,
+        user: U,
+        definition: Definition,
+        value: Any,
+        previous: Any,
+        cause: Cause,
+        evidence: dict[str, Any],
+        out: Outputs,
+    ) -> None:
+        effective_ms, tag, user_id = user.clock_ms, definition.name, user.user_id
+        # After an erasure changes are counted anew, and what was forgotten may happen again.
+        again = () if user.erased_ms == -NEVER else (user.erased_ms,)
+        state = user.tags.get(tag)
+        number = state.number + 1 if state else 1
+        user.tags[tag] = TagState(value, effective_ms, number)
+        change = {
+            "change_id": identify(
+                user_id, self.name, tag, number, value, effective_ms, cause, *again
+            ),
+            "user_id": user_id,
+            "domain": self.name,
+            "tag": tag,
+            "value": value,
+            "previous": previous,
+            "effective_at": self.calendar.iso(effective_ms),
+            "cause": cause,
+            "features": evidence,
+            "rules_version": self._version,
+        }
+        if is_control(tag, user_id, definition.control):
+            change["control"] = True
+        out.changes.append(change)

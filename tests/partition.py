@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from stream import recovery
 from stream.broker import LocalBroker
 from stream.chunks import Chunk, Record
+from stream.definitions import Definitions
 from stream.domains import discover
 from stream.errors import JournalLost
 from stream.events import Decoder, types_of
@@ -21,10 +22,10 @@ from stream.local import LocalJournal
 from stream.metrics import Metrics
 from stream.partition import Feed, Partition
 from stream.profiles import Profiles
+from stream.rules import parse
 from stream.settings import Settings
 from stream.store import Budget
 from stream.users import Users
-from tables import profile
 
 CHANGELOG = "tagstream-state-changelog"
 OUTPUTS = ("tag-changes", "churn-warnings", "dead-letters", "user-tags")
@@ -105,20 +106,24 @@ class Worker:
             tombstones_ms=7 * 86_400_000,
             progress=lambda *_: None,
         )
+        definitions = Definitions.read(
+            recovered.store, discover(), lambda text: parse(text, "tags.yaml", discover())
+        ) or Definitions(self.rules, discover())
         feeds = []
         for name, domain in discover().items():
-            table = domain.table(self.rules)
+            table = definitions.tables[name]
             users = Users(domain.code, table, recovered.store, lambda: self.allowance, b"secret")
             feeds.append(Feed(name, name, domain.code, table, Decoder(domain.events), users))
         partition = Partition(
             0,
             feeds=feeds,
-            profiles=Profiles(profile.Profiles(self.rules), recovered.store, lambda: 1 << 20),
+            profiles=Profiles(definitions.profiles, recovered.store, lambda: 1 << 20),
             store=recovered.store,
             journal=journal,
             position=recovered.position,
             settings=self.settings,
-            allowed_delay_ms=self.rules.allowed_delay_ms,
+            allowed_delay_ms=definitions.rules.allowed_delay_ms,
+            definitions=definitions,
             metrics=self.metrics,
             failed=self.errors.append,
             now_ms=lambda: time.time_ns() // 1_000_000,

@@ -57,6 +57,7 @@ class Partition:
     population: Mapping[tuple[str, str], int] = field(default_factory=dict)
     users: int = 0
     tagged: int = 0
+    sweep_remaining: int = 0
     survey: Survey | None = None
     store: Disk = field(default_factory=Disk)
 
@@ -70,6 +71,7 @@ class Owner:
     recovery_seconds: float | None = None
     recovery_remaining: int = 0
     memory: Memory = field(default_factory=Memory)
+    rules_versions: tuple[int, ...] = (4,)
 
 
 @pytest.fixture

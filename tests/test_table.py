@@ -1,5 +1,7 @@
 """Events and deadlines of one user: order, clock, causes, ids, and what never changes anything."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from tables import purchases
 from tables.dedup import MemoryBlocks
 from tables.identity import is_control
-from tables.table import NEVER, Outputs
+from tables.table import NEVER, Before, Outputs, Table
 from tests.reference import by_user
 from tests.solo import Solo, definitions, received
 from tests.strategies import DAY_MS, scenes
@@ -229,8 +231,15 @@ def test_control_groups_are_marked_and_differ_between_tags():
     assert solo.out.changes[0]["control"] is True
 
 
+def switched(before: Table[Any], rules: Any, time_ms: int) -> purchases.Purchases:
+    """The table of other definitions, which are in force since the domain reached ``time_ms``."""
+    table = purchases.Purchases(rules)
+    table.before = Before(before, time_ms, lambda _: True, always_tell=False)
+    return table
+
+
 def test_new_definitions_are_taken_up_at_the_next_touch():
-    """Values carry over by name, the rest is judged as of the clock; a dropped tag is gone."""
+    """Values carry over by name, the rest is judged as of the clock; a dropped tag leaves."""
     solo = Solo(
         {"name": "kept", "when": "orders_total > 0"},
         {"name": "dropped", "when": "orders_total > 0"},
@@ -244,19 +253,70 @@ def test_new_definitions_are_taken_up_at_the_next_touch():
         {"name": "kept", "when": "orders_total > 0"},
         version=2,
     )
-    table, out = purchases.Purchases(rules), Outputs()
+    table, out = switched(solo.table, rules, -NEVER), Outputs()
     user = table.decode(raw)
     assert table.fire(user, -NEVER, out) is True
     assert [(change["tag"], change["value"]) for change in out.changes] == [
+        ("dropped", False),
         ("added", True),
         ("tightened", False),
     ]
     assert {change["effective_at"] for change in out.changes} == {"2025-04-29T09:00:00.000+08:00"}
     assert out.changes[0]["cause"] == {"kind": "rules"}
     assert out.changes[0]["rules_version"] == 2
-    assert set(user.tags) == {"added", "tightened", "kept"}
+    assert out.changes[0]["features"] == {}
     assert table.fire(user, -NEVER, out) is False
     assert table.deadline_ms(user) == solo.ms("2025-05-29")
+
+
+def test_deadlines_until_a_switch_fire_under_the_definitions_before():
+    """What time changed by then is said first; the new ones judge as of the last of them."""
+    solo = Solo("orders_30d > 0")
+    solo.tell("2025-04-01 09:00")
+    rules = definitions({"name": "t", "when": "orders_30d == 0"}, version=2)
+    solo.table = switched(solo.table, rules, solo.ms("2025-05-20 12:00"))
+    solo.wait("2025-05-20 12:00")
+    assert solo.changes == [
+        (True, "2025-04-01T09:00:00", "event"),
+        (False, "2025-05-01T00:00:00", "time"),
+        (True, "2025-05-20T00:00:00", "rules"),
+    ]
+    assert [change["rules_version"] for change in solo.out.changes] == [1, 1, 2]
+
+
+def test_a_tag_that_comes_back_under_its_name_goes_on_counting_its_changes():
+    """Or its change would have the id of the one long ago."""
+    solo = Solo("orders_total > 0")
+    solo.tell("2025-04-01 09:00")
+    tags: list[dict[str, Any]] = [
+        {"name": "other", "when": "orders_total > 5"},
+        {"name": "t", "when": "orders_total > 0"},
+    ]
+    for version, tag in enumerate(2 * tags, 2):
+        solo.table = switched(solo.table, definitions(tag, version=version), -NEVER)
+        solo.wait("2025-04-01 10:00")
+    assert [change["value"] for change in solo.out.changes] == [True, False, True, False, True]
+    assert len({change["change_id"] for change in solo.out.changes}) == 5
+
+
+def test_a_record_need_not_be_written_where_it_leads_to_the_same():
+    """Not where a deadline of the new definitions lies before the switch: it would fire."""
+    solo = Solo({"name": "t", "when": "days_since_order > 40"})
+    solo.tell("2025-04-01 09:00")
+    assert solo.deadline == "2025-05-11T00:00:00"  # and so does the record say
+    raw = solo.table.encode(solo.user)
+    for tag, stands in (
+        ({"name": "t", "when": "days_since_order > 40"}, True),
+        ({"name": "t", "when": "days_since_order > 50"}, True),
+        ({"name": "t", "when": "days_since_order > 30"}, False),
+        ({"name": "t", "when": "days_since_order == 5 or days_since_order > 40"}, False),
+    ):
+        rules, out = definitions(tag, version=2), Outputs()
+        table = switched(solo.table, rules, solo.ms("2025-04-20"))
+        user = table.decode(raw)
+        table.take_up(user, out)
+        assert out.steps == []
+        assert table.stands(user, table.decode(raw)) is stands
 
 
 def test_deadlines_of_new_definitions_fire_before_the_next_event():
@@ -280,7 +340,7 @@ def test_definitions_without_churn_leave_nobody_warned():
     solo = Solo(tag, churn=churn)
     solo.tell("2025-04-01 09:00")
     solo.wait("2025-04-29")
-    table, out = purchases.Purchases(definitions(tag)), Outputs()
+    table, out = switched(solo.table, definitions(tag), -NEVER), Outputs()
     user = table.decode(solo.table.encode(solo.user))
     table.fire(user, -NEVER, out)
     assert [change["value"] for change in out.changes] == [False]

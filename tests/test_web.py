@@ -97,8 +97,8 @@ class Worker:
     def knows(self, user_id: str) -> bool:
         return user_id in self.users
 
-    def definitions(self) -> list[dict[str, Any]]:
-        return [{"name": "loyal", "title": "高复购倾向"}]
+    def definitions(self) -> dict[str, Any]:
+        return {"version": 4, "tags": [{"name": "loyal", "title": "高复购倾向"}]}
 
     async def submit(self, events: Sequence[bytes]) -> list[Refused | None] | None:
         if not self.embedded:
@@ -542,7 +542,7 @@ async def test_definitions(site):
     """As the worker has them."""
     assert (await site.ask("/tags"))[:2] == (
         200,
-        {"tags": [{"name": "loyal", "title": "高复购倾向"}]},
+        {"version": 4, "tags": [{"name": "loyal", "title": "高复购倾向"}]},
     )
 
 

@@ -91,7 +91,8 @@ async def _find(settings: Settings, user_id: str) -> Found:
 async def _read(settings: Settings, user_id: str) -> dict[str, Any] | None:
     """From the data directory. Nothing but events moves time, so nobody's state changes."""
     key = user_id.encode()
-    async with running(dataclasses.replace(settings, time="events"), web=False) as service:
+    settings = dataclasses.replace(settings, time="events")
+    async with running(settings, web=False, follow=True) as service:
         number = partition_for(key, settings.partitions, settings.partitioner)
         known = service.ownership.partitions[number].lookup(key)
         return describe_user(*known, service.domains, service.rules)

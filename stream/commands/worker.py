@@ -45,7 +45,8 @@ def worker(settings: Settings) -> None:
     if not settings.embedded:
         kept_ms = tombstones_ms(refuse_loss(settings).get(settings.topic(CHANGELOG)))
     garbage.relax()
-    error = asyncio.run(_run(Tagstream(settings, rules, domains, tombstones_ms=kept_ms)))
+    service = Tagstream(settings, rules, domains, tombstones_ms=kept_ms, watch=True)
+    error = asyncio.run(_run(service))
     if isinstance(error, TagstreamError):
         raise error
     if error is not None:

@@ -28,7 +28,7 @@ GENERIC = {"m0": math.log(14), "kappa0": 0.7, "a0": 2.5, "b0": 1.5, "a": 0.3, "b
 class Warning:  # the contract's word
     """A raised warning, kept for ever. Instants in epoch ms."""
 
-    last: int  # L
+    last: int  # L, as the definitions in force see it
     raised: int
     churn: int
     matures: int

@@ -202,6 +202,9 @@ class Reference:
                     value = life.values.pop(tag.name, None)
                     if value not in UNSET:
                         self.change(person, domain, tag, unset(tag), value, life.clock, cause, {})
+            self._carry_over(life, before.churn, self.rules_of(person).churn)
+            # One that was left is left, be it false before and null now.
+            life.values = {name: value for name, value in life.values.items() if value not in UNSET}
             life.applied = [
                 Applied(each.ts, each.day, self.kept(person, each.event)) for each in life.applied
             ]
@@ -213,6 +216,25 @@ class Reference:
                     value = person.tags[tag.name][0]
                     self.change(person, PROFILE, tag, unset(tag), value, at, cause, {})
             self.evaluate_profile(person, at, cause)
+
+    def _carry_over(self, life: Life, before: Any, after: Any) -> None:
+        """How far things have come with the present silence stays, whenever it is said to begin."""
+        if after is None:
+            life.course = churn.Course()  # nobody is warned, and nothing is open
+            return
+        times, course = [each.ts for each in life.orders], life.course
+        old, new = churn.silence(before, times), churn.silence(after, times)
+        if old is None or new is None or old.last == new.last:
+            return
+        raised, was_churned = course.warning_of(old.last), old.last in course.churned_for
+        for warning in course.warnings:
+            if warning.last == new.last:
+                warning.last = BEFORE_ALL
+        course.churned_for.discard(new.last)
+        if raised is not None:
+            raised.last = new.last
+        if was_churned:
+            course.churned_for.add(new.last)
 
     # -- time
 
@@ -457,7 +479,8 @@ class Reference:
                 "raised_at": self.iso(warning.raised),
                 "churn_at": self.iso(warning.churn),
                 "matures_at": self.iso(warning.matures),
-                "mode": definition.mode,
+                # Its own, whatever has been switched to since.
+                "mode": "silence" if probability is None else "predicted",
                 "probability": probability,
                 "level": "yellow" if probability is not None and probability < 0.6 else "red",
                 "control": drawn("churn", person.user_id) < definition.control,

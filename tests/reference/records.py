@@ -49,7 +49,9 @@ def settled(changes: Iterable[Mapping[str, Any]]) -> dict[str, Record]:
     tags: dict[str, Record] = {}
     for change in changes:
         own = tags.setdefault(change["user_id"], {})
-        assert change["previous"] == own.get(change["tag"], change["previous"])
+        before = own.get(change["tag"], change["previous"])
+        # False and null are the same to whoever had the tag under other definitions.
+        assert before == change["previous"] or not (before or change["previous"])
         own[change["tag"]] = change["value"]
     held = {
         user_id: {tag: value for tag, value in own.items() if value not in (None, False)}
