@@ -637,6 +637,13 @@ STATE = Row(
             "How long each worker took the last time, from the start until it was ready.",
             ("tagstream_recovery_seconds{}", "{{instance}}"),
             unit="s",
+            width=4,
+        ),
+        graph(
+            "New definitions",
+            "Users who are still to be looked at under a changed tags.yaml.",
+            ("sum by (instance) (tagstream_rules_sweep_remaining{})", "{{instance}}"),
+            width=4,
         ),
     ],
 )

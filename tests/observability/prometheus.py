@@ -69,11 +69,6 @@ def promtool(*arguments: str | Path, text: str | None = None) -> tuple[int, str]
     return done.returncode, done.stdout + done.stderr
 
 
-#: Metrics that alerts or panels name and of which there is nothing yet, not even under load. A
-#: test says when there is.
-PENDING = {"tagstream_rules_reload_failures_total", "tagstream_rules_sweep_remaining"}
-
-
 class Prometheus:
     """A server of its own that scrapes one worker every second and evaluates our rules.
 

@@ -14,7 +14,7 @@ from stream.profiles import Survey
 from tables.table import Outcome
 from tests.observability import dashboard
 from tests.observability.expressions import COUNTED, reads
-from tests.observability.prometheus import PENDING, rules
+from tests.observability.prometheus import rules
 from tests.test_metrics import Owner, Partition
 
 #: Of others: kube-state-metrics, the kubelet, Prometheus itself.
@@ -56,7 +56,7 @@ def test_an_expression_reads_what_there_is(expression):
     """A name that nothing exports is no data for ever: an alert that never fires."""
     names = {read.name for read in reads(expression)}
     unknown = {name for name in names if not name.startswith(FOREIGN)}
-    assert unknown <= EXPORTED.keys() | RECORDED | PENDING
+    assert unknown <= EXPORTED.keys() | RECORDED
 
 
 def test_what_a_worker_exports_is_read():

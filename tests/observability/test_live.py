@@ -20,9 +20,8 @@ from stream.domains import discover
 from tests.broker.worker import Worker, wait_until
 from tests.embedded.test_service import post
 from tests.observability import dashboard
-from tests.observability.expressions import reads
 from tests.observability.load import DAY_MS, Shop
-from tests.observability.prometheus import PENDING, Prometheus, alerts, promtool, rules
+from tests.observability.prometheus import Prometheus, alerts, promtool, rules
 
 pytestmark = pytest.mark.prometheus
 
@@ -136,7 +135,6 @@ def test_every_panel_has_data(ring: Ring) -> None:
         for row in dashboard.ROWS
         for panel in row.panels
         for expression, legend in panel.queries
-        if PENDING.isdisjoint(read.name for read in reads(asked(expression)))
     }
     empty: list[str] = []
 
@@ -154,12 +152,6 @@ def test_every_panel_has_data(ring: Ring) -> None:
     except AssertionError as error:
         error.add_note(f"without data: {empty}")
         raise
-
-
-@pytest.mark.parametrize("name", sorted(PENDING))
-def test_what_is_pending_is_not_there_yet(ring: Ring, name: str) -> None:
-    """Take it off the list once it is."""
-    assert ring.prometheus.values(name) == []
 
 
 @pytest.mark.parametrize("name", alerts())
