@@ -68,6 +68,7 @@ class Run:
         self.world = world
         self.disk = disk
         self.chance = chance
+        self.is_switched = False
         self.broker = broker_with_topics()
         for sent in world.stream:
             produce(self.broker, [sent.event], sent.domain)
@@ -84,7 +85,14 @@ class Run:
         self.worker.errors.clear()
         if self.chance.random() < 0.4:
             shutil.rmtree(self.disk / "state")
-        return await self.open()
+        return self.switched(await self.open())
+
+    def switched(self, partition: Partition) -> Partition:
+        """Where it is time for other definitions, the partition follows them."""
+        other = self.world.switch
+        if self.is_switched and other and partition.rules.version != other.version:
+            partition.switch(other)
+        return partition
 
     async def step_by_step(self, reference: Reference) -> Outcome:
         """Everything that follows from some events of one domain, then from the next ones.
@@ -128,31 +136,43 @@ class Run:
             reference.pass_time(person, domain, reference.time(domain, 0))
 
     async def at_will(self) -> Outcome:
-        """Chunks of any size, domains in any order, transactions that fail, crashes."""
+        """Chunks of any size, domains in any order, transactions that fail, crashes.
+
+        Other definitions come into force where the world says so, and are taken up meanwhile.
+        """
         self.worker.failures = self.chance.choice([0.0, 0.2])
-        partition = await self.open()
-        ends = {domain: self.broker.end(domain, 0) for domain in partition.feeds}
+        stream, at = self.world.stream, self.world.switch_at
+        partition = await self.reach(await self.open(), stream[:at])
+        self.is_switched = True
+        partition = await self.reach(self.switched(partition), stream)
+        self.worker.failures = 0.0
+        partition = await self.open_again(partition)
+        await self.finish(partition)
+        return Outcome.of(self.broker, partition)
+
+    async def reach(self, partition: Partition, stream: list[Sent]) -> Partition:
+        """Have all of these events applied, and committed; the partition that did."""
+        ends = Counter(sent.domain for sent in stream)
         fetched = self.places(partition)
-        while left := [domain for domain, end in ends.items() if fetched[domain] < end]:
-            domain = self.chance.choice(left)
-            size = self.chance.choice([1, 2, 5, 100])
-            fetched[domain] = self.worker.offer(partition, fetched[domain], size, domain)
+        while True:
+            left = [domain for domain, end in ends.items() if fetched[domain] < end]
+            if not left:
+                await partition.drain()
+                if not self.worker.errors:
+                    return partition
+            else:
+                domain = self.chance.choice(left)
+                size = min(self.chance.choice([1, 2, 5, 100]), ends[domain] - fetched[domain])
+                fetched[domain] = self.worker.offer(partition, fetched[domain], size, domain)
             action = self.chance.random()
             if action < 0.25:
                 await partition.drain()
             elif action < 0.5:
-                await asyncio.sleep(0)
+                for _ in range(self.chance.randint(0, 5)):
+                    await asyncio.sleep(0)
             if self.worker.errors or action < 0.15:
                 partition = await self.open_again(partition)
                 fetched = self.places(partition)
-        self.worker.failures = 0.0
-        partition = await self.open_again(partition)
-        for domain, end in ends.items():
-            while (start := partition.feeds[domain].place.offset) < end:
-                self.worker.offer(partition, start, 100, domain)
-                await partition.drain()
-        await self.finish(partition)
-        return Outcome.of(self.broker, partition)
 
     def places(self, partition: Partition) -> dict[str, int]:
         """Where to go on."""
@@ -207,6 +227,30 @@ def test_at_will_only_what_domains_leave_open_may_differ(world, chance):
     told, expected = (telling(own, warnings) for warnings in (said.warnings, reference.warnings))
     assert by_user(told) == by_user(expected)
     assert dead_ids(said.dead) == sorted(letter["event_id"] for letter in reference.dead)
+    assert settled(said.changes) == settled(reference.changes)
+    assert values(said.user_tags) == values(reference.user_tags())
+    assert said.population == reference.population()
+
+
+@settings(max_examples=30, deadline=None)
+@given(worlds(switches=True), st.randoms(use_true_random=False))
+def test_other_definitions_in_the_middle_end_where_the_reference_does(world, chance):
+    """Each domain's changes, those that the switch made among them, and where all tags end."""
+    reference = Reference(world.rules)
+    for number, sent in enumerate(world.stream):
+        if number == world.switch_at:
+            reference.switch(world.switch, 0)
+        reference.apply(0, sent.event, sent.domain)
+    if world.switch_at == len(world.stream):
+        reference.switch(world.switch, 0)
+    reference.finish(world.until_ms)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(world, Path(folder), chance)
+        with run.broker:
+            said = asyncio.run(run.at_will())
+    assert by_domain(said.changes) == by_domain(reference.changes)
+    told, expected = (telling((), warnings) for warnings in (said.warnings, reference.warnings))
+    assert by_user(told) == by_user(expected)
     assert settled(said.changes) == settled(reference.changes)
     assert values(said.user_tags) == values(reference.user_tags())
     assert said.population == reference.population()

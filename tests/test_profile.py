@@ -106,6 +106,31 @@ def test_after_an_erasure_tags_made_of_tags_may_only_leave(profiles):
     assert said(again) == [("stranger", False, True), ("group", None, "b")]
 
 
+def test_an_erasure_bars_nothing_where_something_newer_is_known(profiles):
+    """Another domain was ahead: had it been behind, it would have lifted the bar by now."""
+    profile = profiles.new("u1")
+    for domain in ("purchases", "service"):
+        profiles.heard(profile, domain, AT_MS)
+    profiles.fold(profile, [change("buyer", True)], AT_MS, [])
+    back = [change("buyer", False)]
+    left = profiles.erase(profile, "purchases", back, AT_MS, LATER_MS, [], newest_ms=AT_MS + 1)
+    assert said(left) == [("stranger", False, True), ("group", None, "b")]
+
+
+def test_who_is_new_here_but_was_erased_elsewhere_is_barred_too(profiles):
+    """What he did before the erasure makes him no stranger."""
+    profile = profiles.new("u1")
+    profiles.bar(profile, AT_MS)
+    cause = {"kind": "event", "event_id": "e1"}
+    assert profiles.heard(profile, "service", AT_MS - 1)
+    assert profiles.evaluate(profile, AT_MS - 1, cause, []) == []
+    assert profiles.heard(profile, "service", AT_MS + 1)
+    assert said(profiles.evaluate(profile, AT_MS + 1, cause, [])) == [
+        ("stranger", False, True),
+        ("group", None, "b"),
+    ]
+
+
 def test_the_erasure_in_the_last_domain_takes_every_tag(profiles):
     """Also those that hold for somebody of whom nothing is known."""
     profile = profiles.new("u1")

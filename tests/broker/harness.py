@@ -23,8 +23,10 @@ from typing import Any, Self
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
+from stream.definitions import RULES, decode_switch
 from stream.domains import discover
-from stream.rules import load
+from stream.rules import Rules, load
+from stream.topics import CHANGELOG
 from tests.broker.cluster import PASSWORD, USER, Cluster, Listener
 from tests.broker.everything import To, farewells, is_farewell, unusable
 from tests.broker.purchases import DAY_MS, TAGS, Sent
@@ -188,10 +190,11 @@ class Service:
         self.prefix = prefix
         self.sources = {name: Topic(prefix + name, self.client, partitions) for name in DOMAINS}
         self.source = self.sources["purchases"]
-        self.changes, self.warnings, self.dead_letters, self.user_tags = (
+        self.changes, self.warnings, self.dead_letters, self.user_tags, self.changelog = (
             Topic(prefix + name, self.client, partitions)
-            for name in ("tag-changes", "churn-warnings", "dead-letters", "user-tags")
+            for name in ("tag-changes", "churn-warnings", "dead-letters", "user-tags", CHANGELOG)
         )
+        self._rules_before: Rules | None = None
 
     def __enter__(self) -> Self:
         made = tagstream("topics", settings=self.settings)
@@ -254,6 +257,24 @@ class Service:
             return sorted(worker.partitions() for worker in there)
 
         self.wait_until(lambda: owned() == list(shares), f"shares of {shares} partitions")
+
+    # -- definitions
+
+    def rules(self) -> Rules:
+        """The definitions in the workers' file."""
+        return load(Path(self.settings["TAGSTREAM_TAGS"]), discover())
+
+    def change_tags(self, tags: str) -> None:
+        """Other definitions for all workers, once in a service's life."""
+        assert self._rules_before is None
+        self._rules_before = self.rules()
+        fresh = self.directory / "fresh.yaml"
+        fresh.write_text(tags)
+        fresh.replace(self.settings["TAGSTREAM_TAGS"])
+
+    def wait_switched(self) -> None:
+        """Return once they are in force in every partition."""
+        self.wait_until(lambda: all(self._switches()), "the definitions switched")
 
     # -- input
 
@@ -352,18 +373,20 @@ class Service:
         self._read_sources()
         expected = self._expected()
 
+        enough = [expected.changes_of_domains, len(expected.warnings), len(expected.dead)]
+        out = [0, 0, 0]
+
         def arrived() -> bool:
-            for topic in (self.changes, self.warnings, self.dead_letters):
-                topic.read()
-            own = [record for record in self.changes.records() if _of_domain(record)]
-            out = [
-                len(own),
-                *(sum(1 for _ in t.records()) for t in (self.warnings, self.dead_letters)),
-            ]
-            enough = [expected.changes_of_domains, len(expected.warnings), len(expected.dead)]
+            self.changes.read()
+            out[0] = sum(1 for record in self.changes.records() if _of_domain(record))
+            out[1:] = self.warnings.read(), self.dead_letters.read()
             return all(map(operator.ge, out, enough)) and self._all_gone()
 
-        wait_until(arrived, "as many records as expected")
+        try:
+            wait_until(arrived, "as many records as expected")
+        except AssertionError as error:
+            error.add_note(f"-- changes, warnings and dead letters: {out} of {enough}")
+            raise
         for worker in self.workers.values():
             if worker.running:
                 worker.stop()
@@ -374,8 +397,8 @@ class Service:
         _compare(by_domain(expected.changes), by_domain(changes), "changes")
         _compare(settled(expected.changes), settled(changes), "where tags end")
         _compare(expected.user_tags, self._user_tags(), "user-tags")
-        rules = load(Path(self.settings["TAGSTREAM_TAGS"]), discover())
-        own = {tag.name for tag in rules.tags if tag.domain == "purchases"}
+        rules = [*self.rules().tags, *(self._rules_before.tags if self._rules_before else ())]
+        own = {tag.name for tag in rules if tag.domain == "purchases"}
         wanted, found = (telling(own, records) for records in (expected.warnings, warnings))
         _compare(by_user(wanted), by_user(found), "churn-warnings")
         _unique(changes, "change_id")
@@ -393,18 +416,28 @@ class Service:
 
     def _expected(self) -> "Expected":
         """What has to follow from the sources as they have been read."""
-        rules = load(Path(self.settings["TAGSTREAM_TAGS"]), discover())
-        reference = Reference(rules, len(self.source.partitions))
+        reference = Reference(self._rules_before or self.rules(), len(self.source.partitions))
         dead: list[Letter] = []
-        for domain, source in self.sources.items():
-            for number, records in enumerate(source.partitions):
-                for record in records:
-                    code = unusable(record.value)
-                    code = code or reference.apply(number, record.decoded(), domain)
-                    if code in ("malformed", "invalid", "too_late"):
-                        dead.append((code, domain, number, record.offset))
+        for number, switched_at in enumerate(self._switches()):
+            for domain, source in self.sources.items():
+                end = switched_at.get(domain, 0) if switched_at else None
+                dead += _apply(reference, domain, number, source.partitions[number], 0, end)
+            if switched_at:
+                reference.switch(self.rules(), number)
+                for domain, source in self.sources.items():
+                    start = switched_at.get(domain, 0)
+                    dead += _apply(reference, domain, number, source.partitions[number], start)
         reference.finish()
         return Expected(reference.changes, reference.warnings, dead, values(reference.user_tags()))
+
+    def _switches(self) -> list[Mapping[str, int]]:
+        """Where in its sources each partition took up other definitions; empty: it has not."""
+        self.changelog.read()
+        rows = [
+            {record.key: record.value for record in records}.get(RULES)
+            for records in self.changelog.partitions
+        ]
+        return [decode_switch(row).offsets if row else {} for row in rows]
 
     def _user_tags(self) -> dict[str, Any]:
         """What ``user-tags`` comes to: the values of each user's tags."""
@@ -419,8 +452,7 @@ class Service:
 
     def _all_gone(self) -> bool:
         """Whether changes of the last users are out on every partition, in every domain."""
-        rules = load(Path(self.settings["TAGSTREAM_TAGS"]), discover())
-        domains = {tag.domain for tag in rules.tags} - {"profile"}
+        domains = {tag.domain for tag in self.rules().tags} - {"profile"}
         return all(
             domains <= {record.decoded()["domain"] for record in records if is_farewell(record.key)}
             for records in self.changes.partitions
@@ -442,6 +474,23 @@ class Expected:
     def changes_of_domains(self) -> int:
         """How many changes there have to be but those of tags made of tags."""
         return sum(1 for change in self.changes if change["domain"] != "profile")
+
+
+def _apply(
+    reference: Reference,
+    domain: str,
+    number: int,
+    records: Iterable[Record],
+    start: int,
+    end: int | None = None,
+) -> Iterator[Letter]:
+    """Have the reference apply the records from ``start`` to ``end``; what it refuses."""
+    for record in records:
+        if record.offset >= start and (end is None or record.offset < end):
+            code = unusable(record.value)
+            code = code or reference.apply(number, record.decoded(), domain)
+            if code in ("malformed", "invalid", "too_late"):
+                yield code, domain, number, record.offset
 
 
 def _compare(wanted: Mapping[Any, Any], found: Mapping[Any, Any], what: str) -> None:

@@ -29,6 +29,16 @@ churn: {mode: silence, after: 12s, lead: 2s}
 tags:
   - {name: slipping, title: S, domain: purchases, when: churn_state != 'none'}
 """
+#: Some of the tags changed, some gone, some new, and deadlines follow sooner.
+OTHER_TAGS = (
+    EVERY_TAG.replace("version: 1", "version: 2")
+    .replace("allowed_delay: 1h", "allowed_delay: 5m")
+    .replace("days_since_order >= 3", "days_since_order >= 2")
+    .replace("contacts_month > 2", "contacts_month > 1")
+    .replace("name: fond", "name: very_fond")
+    .replace("unanswered >= 3", "unanswered >= 2")
+    .replace("some: spend_30d >= 300 or", "some: spend_30d >= 200 or")
+)
 SHORT_FLUSHES = {"TAGSTREAM_FLUSH_MS": "20"}  # so that faults hit many of them
 
 
@@ -88,6 +98,18 @@ def test_a_deleted_disk_is_rebuilt_from_the_changelog(service: Service) -> None:
             service.workers["a"].kill()
             service.workers["a"].delete_disk()
             service.start("a")
+        service.wait_progress()
+    service.check()
+
+
+def test_definitions_change_in_the_middle_and_a_worker_is_killed(service: Service) -> None:
+    """While users are taken up, the one that does is killed and returns, or does not."""
+    with service.feeding(everything(seed=16)):
+        service.wait_progress()
+        service.change_tags(OTHER_TAGS)
+        service.wait_switched()
+        service.workers["a"].kill()
+        service.start("a")
         service.wait_progress()
     service.check()
 

@@ -265,7 +265,7 @@ class Reference:
         if life is None:
             return
         walked = life.clock  # instants up to here are behind us
-        features = self.features(person, life)
+        features = None
         while True:
             midnight = first_instant(self.zone, self.day(walked) + timedelta(days=1))
             past = self.past(life, walked)
@@ -278,6 +278,8 @@ class Reference:
             )
             if due > reached:
                 return
+            if features is None:
+                features = self.features(person, life)
             walked = max(walked, due)
             struck = self.churn_at(person, life, due)
             before, features = features, self.features(person, life, walked)
