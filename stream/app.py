@@ -20,6 +20,7 @@ import faust
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
+from stream import garbage
 from stream.assignor import NumberAssignor
 from stream.audience import Cursor, holders
 from stream.chunks import chunk_topic
@@ -198,6 +199,7 @@ class Tagstream:
         self._tasks = [
             asyncio.create_task(self._follow_wall_clock(), name="wall-clock"),
             asyncio.create_task(self._follow_faust(), name="faust"),
+            asyncio.create_task(garbage.give_back(), name="memory"),
         ]
         if self._watches:
             self._tasks.append(asyncio.create_task(self._follow_file(), name="tags"))

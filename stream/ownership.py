@@ -29,6 +29,7 @@ from stream.journal import Journal, Row
 from stream.partition import Feed, Metrics, Partition
 from stream.profiles import Profiles
 from stream.recovery import check_source, is_corruption, recover
+from stream.rows import Pool
 from stream.rules import Rules, parse
 from stream.settings import Settings
 from stream.store import Budget, Store
@@ -124,6 +125,7 @@ class Ownership:
         self._stopping = False
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()
+        self._pool = Pool(self.budget.users_bytes)
 
     # -- what the group says
 
@@ -305,22 +307,14 @@ class Ownership:
             partition.switch(ours)
 
     def _feed(self, domain: Domain, table: Any, store: Store) -> Feed:
-        users = Users(domain.code, table, store, self._users_allowance, self._erase_key)
+        users = Users(domain.code, table, store, self._pool, self._erase_key)
         decoder = Decoder(domain.events, self._settings.user_id_pattern)
         topic = self._settings.topic(domain.name)
         optional = optional_fields(domain.events)
         return Feed(domain.name, topic, domain.code, table, decoder, users, optional)
 
     def _profiles(self, table: Any, store: Store) -> Profiles:
-        def allowance() -> int:
-            return self._users_allowance() // 2
-
-        return Profiles(table, store, allowance)
-
-    def _users_allowance(self) -> int:
-        # A profile is about half a user.
-        open_users = max(1, len(self.numbers)) * (len(self._domains) + 0.5)
-        return int(self.budget.users_bytes / open_users)
+        return Profiles(table, store, self._pool)
 
     async def _release(self, partitions: Iterable[Partition]) -> None:
         positions = {

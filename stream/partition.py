@@ -490,6 +490,8 @@ class Partition:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.journal.close()
+        for rows in (self.profiles.rows, *(feed.users.rows for feed in self.feeds.values())):
+            rows.clear()
         self.store.close()
 
     async def flush_now(self) -> None:

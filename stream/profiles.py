@@ -5,7 +5,6 @@ in a profile is `tables/profile.py`; here it is bytes under ``u`` and the user's
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ import orjson
 
 from stream.journal import Row as Output
 from stream.metrics import value_label
-from stream.rows import Rows
+from stream.rows import Pool, Rows
 from stream.store import PROFILE, Row, Store
 
 STABLE_MS = 30 * 86_400_000  # a tag held so long with one value is stable
@@ -46,14 +45,11 @@ class Table(Protocol):
 
 
 class Profiles:
-    """Profiles by key.
+    """Profiles by key; ``pool`` is where their rows have memory."""
 
-    ``allowance()`` is the number of bytes that their rows may hold in memory.
-    """
-
-    def __init__(self, table: Table, store: Store, allowance: Callable[[], int]) -> None:
+    def __init__(self, table: Table, store: Store, pool: Pool) -> None:
         self.table = table
-        self.rows = Rows(store.get, allowance)
+        self.rows = Rows(store.get, pool)
         self._store = store
         self._told: dict[bytes, bytes | None] = {}  # what those who read tags are to be told
 

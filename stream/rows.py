@@ -5,12 +5,15 @@ every cache of the processor; his row is one. It is decoded when it is touched a
 right after, while all of it is at hand; a flush has nothing to encode, memory is counted in bytes
 rather than guessed, and what is thrown out costs nothing.
 
-Memory is bounded by two generations: what is touched is in the young one; when it is full it
+Memory is bounded by two generations: what is touched is in the young one; when memory is full it
 becomes the old one, and what was still in that is forgotten. What waits to be written stays, and
 what is looked up is always the newest: the young, the old, the waiting, and last the store.
+
+All rows of a worker share a `Pool`: a domain that has no events leaves its memory to the others.
 """
 
 from collections.abc import Callable
+from weakref import WeakSet
 
 from stream.store import Row
 
@@ -18,24 +21,50 @@ ROW_COST = 250  # bytes beside those of key and value: two objects and their pla
 MOST_WAITING = 10_000  # rows in one transaction: some tens of milliseconds
 
 
+class Pool:
+    """Memory of ``limit`` bytes for many `Rows`: who holds most gives way first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._used = 0
+        self._members: WeakSet[Rows] = WeakSet()
+
+    def join(self, rows: "Rows") -> None:
+        """The rows count from now on, until nobody has them any more."""
+        self._members.add(rows)
+
+    @property
+    def share(self) -> int:
+        """Bytes for each where all have the same."""
+        return self.limit // max(1, len(self._members))
+
+    def add(self, size: int) -> None:
+        """So many bytes more are held."""
+        self._used += size
+        if self._used > self.limit:
+            self._used = sum(each.size for each in self._members)  # some may be gone
+            while self._used > self.limit:
+                self._used -= max(self._members, key=lambda each: each.size).age()
+
+
 class Rows:
     """Rows by key; None stands for one that is deleted.
 
-    ``stored(key)`` reads a row from the store; ``allowance()`` is the number of bytes that this
-    object may hold. What is in ``young`` may be read there, which is the hot path.
+    ``stored(key)`` reads a row from the store. What is in ``young`` may be read there, which is
+    the hot path.
     """
 
-    def __init__(
-        self, stored: Callable[[bytes], bytes | None], allowance: Callable[[], int]
-    ) -> None:
+    def __init__(self, stored: Callable[[bytes], bytes | None], pool: Pool) -> None:
         self._stored = stored
-        self._allowance = allowance
+        self._pool = pool
         self.young: dict[bytes, bytes | None] = {}
         self._young_bytes = 0
         self._old: dict[bytes, bytes | None] = {}
+        self._old_bytes = 0
         self.waiting: dict[bytes, bytes | None] = {}
         self._waiting_bytes = 0
         self._writing: dict[bytes, bytes | None] = {}
+        pool.join(self)
 
     def get(self, key: bytes) -> bytes | None:
         """The row as it is now, None where there is none; it is in use from now on."""
@@ -79,7 +108,7 @@ class Rows:
     @property
     def is_crowded(self) -> bool:
         """So many rows wait to be written that no more may join them before a flush."""
-        return len(self.waiting) >= MOST_WAITING or self._waiting_bytes * 4 > self._allowance()
+        return len(self.waiting) >= MOST_WAITING or self._waiting_bytes * 4 > self._pool.share
 
     def take(self) -> list[Row]:
         """All that changed since the last time; it stays in memory until `written`."""
@@ -90,11 +119,28 @@ class Rows:
         """What was taken is in the store."""
         self._writing = {}
 
+    @property
+    def size(self) -> int:
+        """Bytes of what is in memory, whether or not it waits to be written."""
+        return self._young_bytes + self._old_bytes
+
+    def age(self) -> int:
+        """Forget the old generation, the young one takes its place; how many bytes that gave."""
+        freed = self._old_bytes
+        self._old, self._old_bytes = self.young, self._young_bytes
+        self.young, self._young_bytes = {}, 0
+        return freed
+
+    def clear(self) -> None:
+        """Give all memory back: the partition is closed."""
+        self.age()
+        self.age()
+
     def _keep(self, key: bytes, row: bytes | None) -> None:
-        if self._young_bytes * 2 > self._allowance():
-            self._old, self.young, self._young_bytes = self.young, {}, 0
+        size = ROW_COST + len(key) + len(row or b"")
+        self._pool.add(size)
         self.young[key] = row
-        self._young_bytes += ROW_COST + len(key) + len(row or b"")
+        self._young_bytes += size
 
     def __len__(self) -> int:
         """How many rows are in memory whether or not they wait to be written."""

@@ -12,12 +12,11 @@ do, the entry moves (`moved`). So an event seldom writes to the index.
 This file knows records as bytes with a deadline in front; what is in them is `tables/`.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
-from stream.rows import Rows
+from stream.rows import Pool, Rows
 from stream.store import (
     BLOCK,
     DEADLINE_BYTES,
@@ -56,8 +55,7 @@ class Table(Protocol):
 class Users:
     """The users of a domain by key.
 
-    ``allowance()`` is the number of bytes that their rows may hold in memory; ``erase_key`` is
-    what marks of erasures are made with.
+    ``pool`` is where their rows have memory; ``erase_key`` is what marks of erasures are made with.
     """
 
     def __init__(
@@ -65,12 +63,12 @@ class Users:
         code: bytes,
         table: Table,
         store: Store,
-        allowance: Callable[[], int],
+        pool: Pool,
         erase_key: bytes = b"",
     ) -> None:
         self.code = code
         self.table = table
-        self.rows = Rows(store.get, allowance)
+        self.rows = Rows(store.get, pool)
         self._prefix = RECORD + code
         self._store = store
         self._index: list[IndexChange] = []  # to be written with the rows that wait

@@ -22,6 +22,7 @@ from stream.local import LocalJournal
 from stream.metrics import Metrics
 from stream.partition import Feed, Partition
 from stream.profiles import Profiles
+from stream.rows import Pool
 from stream.rules import parse
 from stream.settings import Settings
 from stream.store import Budget
@@ -112,12 +113,12 @@ class Worker:
         feeds = []
         for name, domain in discover().items():
             table = definitions.tables[name]
-            users = Users(domain.code, table, recovered.store, lambda: self.allowance, b"secret")
+            users = Users(domain.code, table, recovered.store, Pool(self.allowance), b"secret")
             feeds.append(Feed(name, name, domain.code, table, Decoder(domain.events), users))
         partition = Partition(
             0,
             feeds=feeds,
-            profiles=Profiles(definitions.profiles, recovered.store, lambda: 1 << 20),
+            profiles=Profiles(definitions.profiles, recovered.store, Pool(1 << 20)),
             store=recovered.store,
             journal=journal,
             position=recovered.position,

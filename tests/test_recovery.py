@@ -22,6 +22,7 @@ from stream.local import LocalJournal
 from stream.metrics import Metrics
 from stream.partition import POSITION, Feed, Partition, Place
 from stream.profiles import Profiles
+from stream.rows import Pool
 from stream.rules import load
 from stream.settings import Settings
 from stream.store import RECORD, Budget, Store
@@ -120,7 +121,7 @@ class Bench:
             domain.code,
             table,
             Decoder(domain.events),
-            Users(domain.code, table, recovered.store, lambda: 1 << 20),
+            Users(domain.code, table, recovered.store, Pool(1 << 20)),
         )
 
         def failed(error: BaseException) -> None:
@@ -129,7 +130,7 @@ class Bench:
         return Partition(
             0,
             feeds=[feed],
-            profiles=Profiles(profile.Profiles(self.rules), recovered.store, lambda: 1 << 20),
+            profiles=Profiles(profile.Profiles(self.rules), recovered.store, Pool(1 << 20)),
             store=recovered.store,
             journal=journal,
             position=recovered.position,
