@@ -50,12 +50,13 @@ def describe_audience(
 ) -> list[dict[str, Any]]:
     """Users who have a tag: its value, since when, and whether to leave them alone."""
     zone = ZoneInfo(rules.timezone)
-    share = next(definition.control for definition in rules.tags if definition.name == tag)
+    # None of that name: the definitions were switched while the audience was looked for.
+    shares = {definition.name: definition.control for definition in rules.tags}
     users = []
     for user_id, state in held:
         since = local_iso(state.since_ms, zone)
         user = {"user_id": user_id, "value": state.value, "since": since}
-        if is_control(tag, user_id, share):
+        if is_control(tag, user_id, shares.get(tag)):
             user["control"] = True
         users.append(user)
     return users

@@ -186,7 +186,9 @@ class WebServer(Service):
         self._hop_timeout = aiohttp.ClientTimeout(total=hop_timeout_s)
         self.live = Live(worker, self._hear)
         self._files = {
-            path.name: (path.read_bytes(), _PAGE_TYPES[path.suffix]) for path in data.PAGE.iterdir()
+            path.name: (path.read_bytes(), _PAGE_TYPES[path.suffix])
+            for path in data.PAGE.iterdir()
+            if path.suffix in _PAGE_TYPES
         }
         self._application = web.Application(
             middlewares=[self._measured], client_max_size=MAX_BODY_BYTES

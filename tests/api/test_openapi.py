@@ -83,8 +83,8 @@ async def test_every_status_is_answered_as_described(
     """Each at least once, and none that is not there."""
     worker, away = asked.site.worker, Moving("recovering")
     gone = Remote(f"http://127.0.0.1:{unused_tcp_port}")
-    definitions = [describe_tag(tag) for tag in load(data.TAGS, discover()).tags]
-    monkeypatch.setattr(worker, "definitions", lambda: definitions)
+    tags = [describe_tag(tag) for tag in load(data.TAGS, discover()).tags]
+    monkeypatch.setattr(worker, "definitions", lambda: {"version": 1, "tags": tags})
 
     await asked("/users/{id}", "/users/anna", 200)
     await asked("/users/{id}", "/users/berta", 404)

@@ -34,7 +34,7 @@ def missing() -> str | None:
     """Why no browser can be started here; None if one can."""
     if any(shutil.which(name) for name in NAMES):
         return None
-    return f"none of {', '.join(NAMES)} is installed"
+    return f"none of {', '.join(NAMES)} is installed; Debian has chromium"
 
 
 class Browser:

@@ -4,6 +4,9 @@ import re
 
 import pytest
 
+from stream import data
+from stream.domains import discover
+from stream.rules import parse
 from tests.page.browser import Browser, Page
 from tests.page.conftest import Shop
 
@@ -122,6 +125,16 @@ async def test_numbers_that_are_not_whole_are_said_to_be_so(browser: Browser, sh
     shop.service.ownership._close_soon(3)
     await page.until("document.querySelector('#status').innerText.includes('7 of 8 partitions')")
     assert "incomplete" in await page.text("#status")
+
+
+async def test_definitions_that_are_switched_are_those_shown(browser: Browser, shop: Shop):
+    """A new title, with nothing loaded anew by hand."""
+    page = await opened(browser, shop)
+    text = data.TAGS.read_text("utf-8").replace("version: 1 ", "version: 2 ", 1)
+    changed = text.replace("en: Price sensitive", "en: Loves coupons")
+    shop.service.reload(parse(changed, "tags.yaml", discover()))
+    await page.until("document.querySelector('#population').innerText.includes('Loves coupons')")
+    assert "Loves coupons" in await page.text("#changes")
 
 
 async def test_a_worker_that_is_gone_is_said_to_be(browser: Browser, shop: Shop):
