@@ -349,6 +349,34 @@ def test_a_replay_of_all_domains_emits_what_the_reference_says(tmp_path, timezon
     assert letters == {code: times for code, times in refused.items() if times}
 
 
+def test_a_replay_of_everything_again_brings_back_nobody_who_was_forgotten(tmp_path):
+    """The same file on the state that is there: it says what the reference says of both times."""
+    tags = tmp_path / "tags.yaml"
+    tags.write_text(EVERY_TAG.replace("max_lateness: 3d", "max_lateness: 300d"))
+    sent = [
+        each
+        for each in islice(everything(seed=6, users=30), 1_200)
+        if not unusable(each.value) and (b"erase" not in each.value or each.domain == "purchases")
+    ]
+    (tmp_path / "e").write_bytes(b"".join(each.value + b"\n" for each in sent))
+    state = ("--tags", tags, "--state-dir", tmp_path / "state")
+    for turn in ("first", "again"):
+        replayed(tmp_path / turn, tmp_path / "e", *state)
+
+    partitions = Settings.load({}, {}).partitions
+    reference = Reference(load(tags, discover()), partitions)
+    outcomes: Counter[str] = Counter()
+    for each in [*sent, *sent]:
+        place = partition_for(each.key.encode(), partitions, "murmur2")
+        outcomes[reference.apply(place, orjson.loads(each.value))] += 1
+    reference.finish()
+    assert outcomes["erased"] > 100
+    changes = read(tmp_path / "first/changes") + read(tmp_path / "again/changes")
+    assert len(changes) > 500
+    assert by_domain(changes) == by_domain(reference.changes)
+    assert settled(changes) == settled(reference.changes)
+
+
 BAD = [b"{", b'{"type":"wish","user_id":"u1"}', b"[" * 9_000, b"x" * (MAX_BYTES + 9), b"\xff{}"]
 
 
