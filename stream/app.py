@@ -89,6 +89,7 @@ class Tagstream:
             },
             partitions=settings.partitions,
         )
+        self._own_rules = rules
         self._define(rules)
         self._watches = watch
         self._watch = Watch(
@@ -235,6 +236,24 @@ class Tagstream:
         except RulesError as error:
             raise RulesError(self._located(error.problems)) from None
         self._define(rules)
+
+    def lead(self) -> None:
+        """After ``follow``: have our own definitions come into force, now that one may listen.
+
+        Raises:
+            RulesError: they cannot follow those in force, or are older.
+        """
+        rules = self._own_rules
+        if self.rules.version > rules.version:
+            raise RulesError(
+                self._located(
+                    [
+                        f"version: is {rules.version}, but the state follows version"
+                        f" {self.rules.version}: use that file, or raise it"
+                    ]
+                )
+            )
+        self.ownership.lead()
 
     def _define(self, rules: Rules) -> None:
         self.metrics.define(

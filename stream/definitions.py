@@ -108,7 +108,7 @@ class Definitions:
         self.rules = rules
         self.before = before
         self.tables: dict[str, Any] = {}
-        self.profiles = profile.Profiles(rules)
+        self.profiles = profile.Profiles(before or rules)
         self._domains = domains
         self._codes = sorted((domain.code, domain.name) for domain in domains.values())
         self._switch = switch or Switch(_packed(rules))
@@ -161,7 +161,6 @@ class Definitions:
         )
         self._sweep = Sweep(RECORD, 0)
         self._row_waits = self._sweep_waits = True
-        self.profiles = profile.Profiles(rules)
         self._arrange(self.tables)
 
     def _arrange(self, tables: dict[str, Any]) -> None:
@@ -177,7 +176,9 @@ class Definitions:
             time_ms = self._switch.times.get(name, -1)
             waits = partial(self._waits, domain.code)
             table.before = Before(tables[name], time_ms, waits, always_tell)
-        self.profiles.before = before.profile
+        profiles = self.profiles
+        self.profiles = profile.Profiles(rules)
+        self.profiles.before = profiles
 
     def end(self) -> None:
         """Everybody was looked at."""

@@ -29,6 +29,7 @@ class Document:
     name: str
     problems: list[tuple[int, str]] = field(default_factory=list)
     remarks: list[tuple[int, str]] = field(default_factory=list)
+    notes: list[tuple[int, str]] = field(default_factory=list)
 
     def problem(self, line: int, text: str) -> None:
         """Note why the file cannot be used."""
@@ -37,6 +38,10 @@ class Document:
     def remark(self, line: int, text: str) -> None:
         """Note what its author should know."""
         self.remarks.append((line, text))
+
+    def note(self, line: int, text: str) -> None:
+        """Note what whoever governs the file may want to know: nothing that is wrong."""
+        self.notes.append((line, text))
 
     def lines(self, notes: Collection[tuple[int, str]]) -> list[str]:
         """``notes`` as ``file:line: text``, in the order of lines; each fit for a terminal."""
@@ -111,6 +116,10 @@ class Entry:
     def remark(self, reason: str) -> None:
         """Note what the author should know of this value."""
         self.document.remark(self.line, self._placed(reason))
+
+    def note(self, reason: str) -> None:
+        """Note what whoever governs the file may want to know of this value."""
+        self.document.note(self.line, self._placed(reason))
 
     def _placed(self, reason: str) -> str:
         return ": ".join(part for part in (self.owner, self.key, reason) if part)

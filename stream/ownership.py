@@ -192,7 +192,8 @@ class Ownership:
                 number=number,
                 budget=self.budget,
                 settings=settings,
-                timezone=None if self._follow else self._rules.timezone,
+                timezone=self._rules.timezone,
+                follow=self._follow,
                 tombstones_ms=self._tombstones_ms,
                 progress=partial(self._recovered, number),
             )
@@ -288,6 +289,12 @@ class Ownership:
             raise RulesError(list(dict.fromkeys(problems)))
         self._rules = rules
         self._parsed = {rules.source: rules}
+        for partition in self.partitions.values():
+            self._offer(partition)
+
+    def lead(self) -> None:
+        """From now on have partitions follow our file, where it is newer."""
+        self._follow = False
         for partition in self.partitions.values():
             self._offer(partition)
 

@@ -50,15 +50,17 @@ async def recover(
     number: int,
     budget: Budget,
     settings: Settings,
-    timezone: str | None,
+    timezone: str,
     tombstones_ms: int,
     progress: Callable[[int, int], None],
+    follow: bool = False,
 ) -> Recovered:
     """Open the disk in ``path`` and read what the changelog has beyond it.
 
     ``tombstones_ms`` is how long the changelog keeps markers of deletion, and so how long a
     disk may have been away. ``progress(n, left)`` is told how many records were just read, and
-    about how many are left. ``timezone`` is that of the definitions; None: whatever the state has.
+    about how many are left. ``timezone`` is that of our definitions; with ``follow`` the state may
+    have another.
 
     Raises:
         LayoutChanged: partition count, partitioner or time zone are not the state's.
@@ -90,10 +92,8 @@ async def recover(
     raw = store.get(POSITION)
     if raw is None and applied:
         raise StateError(f"{name}: no position row among its records: this is not our changelog")
-    position = (
-        decode_position(raw) if raw is not None else _first_position(settings, timezone or "UTC")
-    )
-    _check_layout(position, settings, timezone or position.timezone, name)
+    position = decode_position(raw) if raw is not None else _first_position(settings, timezone)
+    _check_layout(position, settings, position.timezone if follow else timezone, name)
     _check_erase_key(position, settings.erase_key(), store, name)
     return Recovered(store, applied, position)
 

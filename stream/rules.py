@@ -152,8 +152,8 @@ class Rules:
 
     ``breakdown`` is the tag by whose value operating figures are counted.
     ``fingerprint`` is equal for files that make the same outputs of the same events, whatever
-    their titles, descriptions and layout. ``source`` is the text itself. ``warnings`` are
-    lines for its author.
+    their titles, descriptions and layout. ``source`` is the text itself. ``warnings`` and
+    ``notes`` are lines for its author, of what is probably not meant and of what others will miss.
     """
 
     version: int
@@ -167,6 +167,7 @@ class Rules:
     fingerprint: str
     source: str
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     domains: Mapping[str, DomainRules]
     profile: ProfileRules
 
@@ -228,6 +229,9 @@ class _File:
         breakdown = _read(found, "breakdown", lambda entry: self._breakdown(entry, tags), None)
         if self.document.problems or version is None or timezone is None:
             return None
+        read = {name for tag in tags for name in tag.features}
+        if unread := [name for name in attributes if name not in read]:
+            found["attributes"].note(f"no tag reads {', '.join(unread)}: look-ups show them")
         churn_key = _deciding_of(churn) if churn else None
         deciding = [version, timezone, max_lateness_ms, allowed_delay_ms, attributes, churn_key]
         return Rules(
@@ -242,6 +246,7 @@ class _File:
             fingerprint=_fingerprint([*deciding, [_deciding(tag) for tag in tags]]),
             source=text,
             warnings=tuple(self.document.lines(self.document.remarks)),
+            notes=tuple(self.document.lines(self.document.notes)),
             domains={
                 name: _compiled([tag for tag in tags if tag.domain == name], readers)
                 for name, readers in self.readers.items()
@@ -317,6 +322,9 @@ class _File:
         owner, description, use = (
             _read(found, key, Entry.text, None) or "" for key in ("owner", "description", "use")
         )
+        missing = [key for key in ("owner", "description") if key not in found]
+        if missing:
+            entry.note(f"has no {' and no '.join(missing)}: add what others should know of it")
         cases = self._cases(entry, found, domain)
         labels = _labels(found.get("labels"), [value for value, _ in cases])
         if name is None or domain is None or version is None:

@@ -19,6 +19,7 @@ This file knows bytes and RocksDB. It knows no user, no feature, no Kafka.
 """
 
 import contextlib
+import fcntl
 import re
 import shutil
 import time
@@ -28,6 +29,7 @@ from itertools import islice
 from pathlib import Path
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
     DBCompressionType,
@@ -156,6 +158,30 @@ class Store:
                 f"{path}: RocksDB cannot open it: {said}. Make room or repair its rights; or move"
                 " it away: it is rebuilt from the changelog"
             ) from error
+        return cls(path, database)
+
+    @classmethod
+    def read(cls, path: Path) -> "Store":
+        """Open a database that nobody writes to, for reading alone.
+
+        Raises:
+            StateError: it cannot be opened, or somebody has it open.
+        """
+        try:
+            with (path / "LOCK").open("rb+") as lock:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(
+                f"{path}: a process has it open: stop the worker, or read a copy that was made"
+                " while it was stopped"
+            ) from error
+        except OSError:
+            pass  # no lock that we may have; what is wrong with it, RocksDB says
+        try:
+            database = Rdict(str(path), Options(raw_mode=True), access_type=AccessType.read_only())
+        except Exception as error:  # rocksdict has no class for a RocksDB status
+            said = " ".join(str(error).split())
+            raise StateError(f"{path}: RocksDB cannot read it: {said}") from error
         return cls(path, database)
 
     @staticmethod

@@ -132,11 +132,11 @@ _ACTIVITY: Final = slice(3, 3 + activity.BYTES)
 class Profiles:
     """The logic of profiles under ``rules``; holds no users.
 
-    ``before`` are the tags made of tags until a switch of definitions, until all are taken up.
+    ``before`` are those under the definitions before a switch, until everybody is taken up.
     """
 
     def __init__(self, rules: Rules) -> None:
-        self.before: ProfileRules | None = None
+        self.before: Profiles | None = None
         self.encode: Callable[[Profile], bytes] = msgpack.Encoder().encode
         self.decode: Callable[[bytes], Profile] = msgpack.Decoder(Profile).decode
         self._rules = rules.profile
@@ -147,6 +147,11 @@ class Profiles:
     def is_control(self, profile: Profile, tag: str) -> bool:
         """Whether the user is in the tag's control group."""
         return is_control(tag, profile.user_id, self._controls.get(tag))
+
+    @property
+    def tags(self) -> Sequence[Definition]:
+        """The tags made of tags, in order."""
+        return self._rules.tags
 
     def new(self, user_id: str) -> Profile:
         """The profile of a user never heard of."""
@@ -190,7 +195,11 @@ class Profiles:
             if kind == "event" and heard is not None:
                 fresh = self.heard(profile, domain, heard[0])
                 heard = None
-            told += self.fold(profile, group, at_ms, said.dwelt, always=fresh)
+            # What was due until a switch is said under the definitions before it.
+            logic = self
+            if self.before is not None and group[0]["rules_version"] != self._version:
+                logic = self.before
+            told += logic.fold(profile, group, at_ms, said.dwelt, always=fresh)
             fresh = False
         self._complete(warnings[warning_from:], profile)
         if said.erased_ms is not None:

@@ -768,9 +768,13 @@ def test_check_sums_up_a_file_that_can_be_used(run, tmp_path):
     result = run("check", path)
     assert result.exit_code == 0
     assert result.stdout == f"{path}: 3 tags (purchases 2, service 1), version 7, 1 warning\n"
-    assert result.stderr == (
-        f"warning: {path}:17: tag 'tier': has no title: people will see its name\n"
-    )
+    others = "add what others should know of it"
+    assert result.stderr.splitlines() == [
+        f"warning: {path}:17: tag 'tier': has no title: people will see its name",
+        f"note: {path}:5: attributes: no tag reads age_band: look-ups show them",
+        f"note: {path}:17: tag 'tier': has no owner and no description: {others}",
+        f"note: {path}:23: tag 'needs_help': has no owner and no description: {others}",
+    ]
 
 
 def test_check_names_every_problem_on_a_line_of_its_own(run, tmp_path):

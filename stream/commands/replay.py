@@ -106,11 +106,12 @@ async def _replay(
     counts: Counter[str] = Counter()
     topics = {settings.topic(name): name for name in EMITTED}
     # Outputs are emptied only once nothing stands in the way of filling them.
-    async with running(settings, web=False) as service, AsyncExitStack() as stack:
+    async with running(settings, web=False, follow=True) as service, AsyncExitStack() as stack:
         opened = {path: stack.enter_context(Output(path)) for path in set(paths.values())}
         outputs = {name: opened[path] for name, path in paths.items()}
         feed = EmbeddedFeed(settings, service.broker)
         emitted = service.broker.subscribe(topics)
+        service.lead()
 
         async def settle() -> None:
             await service.drained()

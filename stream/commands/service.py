@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 
 from stream.app import Tagstream
 from stream.domains import discover
-from stream.errors import RulesError
 from stream.rules import load
 from stream.settings import Settings
 
@@ -16,7 +15,8 @@ async def running(
 ) -> AsyncIterator[Tagstream]:
     """The service with every partition open, for as long as the block lasts.
 
-    ``follow``: the definitions are those that the state follows, whatever the file says.
+    ``follow``: the definitions are those that the state follows, whatever the file says, until
+    `Tagstream.lead`.
 
     Raises:
         RulesError: the file is bad, or cannot follow what the state follows.
@@ -24,17 +24,12 @@ async def running(
     domains = discover()
     rules = load(settings.tags, domains)
     settings.make_directories()
-    service = Tagstream(settings, rules, domains, follow=follow)
+    service = Tagstream(settings, rules, domains, follow=True)
     try:
         await service.start(web=web)
         await service.until_ready()
-        if not follow and service.rules.version > rules.version:
-            raise RulesError(
-                [
-                    f"{settings.tags}: version: is {rules.version}, but the state follows version"
-                    f" {service.rules.version}: use that file, or raise it"
-                ]
-            )
+        if not follow:
+            service.lead()
         yield service
     finally:
         await service.stop()
