@@ -535,7 +535,7 @@ class Partition:
         for feed in self.feeds.values():
             user, out = feed.users.peek(key), Outputs()
             if user is not None:
-                feed.table.fire(user, feed.place.time_ms, out)
+                feed.table.reach(user, feed.place.time_ms, out)
                 follow(profile, feed.name, out, user.clock_ms, None)
                 records[feed.name] = user
         return profile, records
@@ -563,6 +563,7 @@ class Partition:
         """Let event time pass to ``until_ms`` in every domain (the end of a replay)."""
         for feed in self.feeds.values():
             self._move_time(feed, until_ms)
+        self._gather()  # it is written down even where nothing is due
 
     def _move_time(self, feed: Feed, time_ms: int) -> None:
         if time_ms > feed.place.time_ms:

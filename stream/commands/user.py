@@ -93,6 +93,7 @@ async def _read(settings: Settings, user_id: str) -> dict[str, Any] | None:
     key = user_id.encode()
     settings = dataclasses.replace(settings, time="events")
     async with running(settings, web=False, follow=True) as service:
+        await service.drained()  # what was sent since the last worker left, as an erasure
         number = partition_for(key, settings.partitions, settings.partitioner)
         known = service.ownership.partitions[number].lookup(key)
         return describe_user(*known, service.domains, service.rules)

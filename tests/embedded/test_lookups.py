@@ -103,6 +103,24 @@ def test_an_audience_that_cannot_be_is_refused(data: Data):
     assert code == 2 and "there are no embedded data in" in said
 
 
+def test_a_user_is_shown_as_of_the_time_reached(data: Data, tmp_path: Path):
+    """Features that no tag reads too, however long ago anything happened."""
+    events = tmp_path / "events.jsonl"
+    events.write_bytes(order("ann", 1, 200)[1])
+    kept = (
+        "--until",
+        "2025-05-30T00:00:00+08:00",
+        "--state-dir",
+        data.settings["TAGSTREAM_DATA_DIR"],
+    )
+    assert data.run("replay", str(events), *kept)[0] == 0
+    features = orjson.loads(data.run("user", "ann")[1])["features"]["purchases"]
+    assert (features["days_since_order"], features["purchase_streak_days"]) == (30, 0)
+    assert (features["orders_30d"], features["orders_90d"]) == (0, 1)
+    data.run("erase", "ann")
+    assert data.run("user", "ann")[0] == 1  # what waits in the sources is heard first
+
+
 def test_an_erased_user_stays_erased(data: Data):
     """What he did before is dropped when it comes again; what he does later begins anew."""
     data.live(order("ann", 1, 200), order("bob", 2, 5))
