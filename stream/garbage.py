@@ -16,7 +16,7 @@ import gc
 
 _M_ARENA_MAX = -8  # malloc.h of the GNU C library
 
-GIVEN_BACK_S = 5.0  # how often unused pages are given back
+GIVEN_BACK_S = 2.0  # how often unused pages are given back
 
 
 def relax() -> None:
