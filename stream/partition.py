@@ -50,7 +50,7 @@ from stream.users import Table, Users
 
 POSITION = META + b"position"
 SLICE = 50  # deadlines fired at a time: some milliseconds
-SWEPT = 40  # users looked at at a time after a switch of definitions: a millisecond or two
+SWEPT = 20  # users looked at at a time after a switch of definitions: a millisecond or two
 FIRED_USERS = 200  # users that deadlines may change in one transaction: live events wait for it
 WARNED = ("status", "mode", "level", "control", "right", "returned_from")
 PERSIST_SWEEP_S = 1.0  # a sweep that finds nothing to say is written down this often

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
 
 Identity = tuple[int, int, int, int]
+_NOTHING: Final[Identity] = (0, 0, 0, -1)  # no file is this
 
 
 class Watch:
@@ -43,7 +44,9 @@ class Watch:
         self._read = read
         self._take = take
         self._failed = failed
-        self._seen = self._looked_into = _identity(path)
+        # Looked into once in any case: it may have changed since it was read.
+        self._seen: Identity | None = _NOTHING
+        self._looked_into: Identity | None = _NOTHING
         self._problems: list[str] = []
 
     async def run(self) -> None:

@@ -28,10 +28,12 @@ def text(version: int, when: str = "orders_total > 0", zone: str = "Asia/Shangha
 class Watched:
     """A file, whoever watches it, and what came of that."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, then: str | None = None) -> None:
         self.path = path
         self.path.write_text(text(1))
         self.rules = self.read()
+        if then is not None:
+            self.path.write_text(then)
         self.taken: list[int] = []
         self.failures = 0
         self.watch = Watch(
@@ -72,6 +74,13 @@ async def test_a_changed_file_is_taken_up_once(watched: Watched):
     await watched.looks()
     assert watched.taken == [2]
     assert watched.failures == 0
+
+
+async def test_a_file_that_changed_while_the_worker_started_is_not_missed(tmp_path: Path):
+    """It was read, and then written before anybody watched it."""
+    watched = Watched(tmp_path / "tags.yaml", then=text(2))
+    await watched.looks()
+    assert watched.taken == [2]
 
 
 async def test_a_mount_of_kubernetes_changes_under_the_same_name(tmp_path: Path):

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from stream import data
 from stream.comparison import Comparison, Move, compare, stores_in
+from stream.definitions import objections
 from stream.describe import local_iso
 from stream.domains import discover
 from stream.errors import RulesError
@@ -128,6 +129,8 @@ def diff(
     [dim]tagstream tags diff tags.yaml tags.new.yaml --state-dir data[/dim]
     """
     before, after = _load(old), _load(new)
+    for reason in objections(before, after):
+        typer.echo(f"warning: {new}: would be refused: {reason}", err=True)
     paths = stores_in(state_dir)
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
