@@ -394,8 +394,11 @@ class _Front:
     def __init__(self, service: Tagstream) -> None:
         self._service = service
         pattern = service.settings.user_id_pattern
+        domains = service.domains
+        everywhere = [kind for domain in domains.values() for kind in types_of(domain.events)]
         self._decoders = {
-            name: Decoder(domain.events, pattern) for name, domain in service.domains.items()
+            name: Decoder(domain.events, pattern, everywhere=everywhere)
+            for name, domain in domains.items()
         }
         self._router = Router(service.domains)
 

@@ -80,11 +80,21 @@ class Decoder:
     """Decodes the records of one domain.
 
     ``events`` is the domain's union of event structs, tagged by ``type``;
-    ``user_id_pattern``, where given, has to match a user id as a whole.
+    ``user_id_pattern``, where given, has to match a user id as a whole. Where a record may have
+    been meant for any topic, ``everywhere`` are the types of all.
     """
 
-    def __init__(self, events: Any, user_id_pattern: re.Pattern[str] | None = None) -> None:
+    def __init__(
+        self,
+        events: Any,
+        user_id_pattern: re.Pattern[str] | None = None,
+        *,
+        everywhere: Iterable[str] = (),
+    ) -> None:
         self.types = frozenset(types_of(events))
+        everywhere = sorted(set(everywhere))
+        whose = "" if everywhere else "the topic's own: "
+        self._unknown = f"type: not one of {whose}" + ", ".join(everywhere or sorted(self.types))
         self._typed = msgspec.json.Decoder(events).decode
         self._admits = user_id_pattern.fullmatch if user_id_pattern else None
 
@@ -145,7 +155,7 @@ class Decoder:
         except msgspec.ValidationError:
             return Rejected("unknown_type", "type: not a string")
         if name not in self.types:
-            return Rejected("unknown_type", "type: not one of " + ", ".join(sorted(self.types)))
+            return Rejected("unknown_type", self._unknown)
         return Rejected("invalid", _detail(error), name)
 
 

@@ -151,6 +151,15 @@ def test_the_first_reason_in_the_contracts_order_is_given(value, expected):
     assert outcome(value, b"another")[0] == expected
 
 
+def test_an_unknown_type_is_told_what_there_is():
+    """In the topic; or anywhere, where the type would have chosen the topic."""
+    value = encode(type="refund")
+    assert outcome(value)[1] == "type: not one of the topic's own: note, paid"
+    anywhere = Decoder(Note | Paid, everywhere=["view", "paid", "note"])
+    refused = Rejected("unknown_type", "type: not one of note, paid, view")
+    assert anywhere.decode(value, b"u1") == refused
+
+
 @pytest.mark.parametrize("key", [None, b"", b"u", b"u12", b"U1", b"\xff", b'"u1"'])
 def test_the_key_is_the_user_id_in_utf8(key):
     """Anything else would put a user into a partition that is not his."""

@@ -81,7 +81,7 @@ async def _write(settings: Settings, tag: str, value: str | None, form: str, out
         async for users in _found(settings, tag, value, progress):
             count += len(users)
             if form == "csv":
-                file.write(_csv([str(user[name]) for name in COLUMNS] for user in users))
+                file.write(_csv([value_label(user[name]) for name in COLUMNS] for user in users))
             else:
                 file.write(b"".join(orjson.dumps(user) + b"\n" for user in users))
     console.print(f"users: {count:,}")

@@ -90,7 +90,10 @@ def test_an_audience_has_everybody_with_the_tag_now(data: Data, tmp_path: Path):
     code, out, _ = data.run("audience", "best", "--format", "csv", "--output", str(target))
     assert code == 0 and out == ""
     rows = list(csv.DictReader(target.read_text("utf-8").splitlines()))
-    assert sorted(row["user_id"] for row in rows) == ["ann", "cy"]
+    assert sorted((row["user_id"], row["value"]) for row in rows) == [
+        ("ann", "true"),
+        ("cy", "true"),
+    ]
     assert data.run("audience", "tier", "--value", "low")[1].count("bob") == 1
 
 
