@@ -64,7 +64,10 @@ def _check(settings: Settings, tag: str, value: str | None) -> None:
     """Raises UsageError where nobody can have that."""
     defined = {each.name: each for each in load(settings.tags, discover()).tags}
     if tag not in defined:
-        raise UsageError(f"no tag '{tag}' is defined in {settings.tags}: see 'tagstream tags list'")
+        raise UsageError(
+            f"no tag '{tag}' is defined in {settings.tags}: see 'tagstream tags list'; where the"
+            " service follows another file, give it as TAGSTREAM_TAGS (--tags)"
+        )
     values = [value_label(each) for each in defined[tag].values[1:]]
     if value is not None and value not in values:
         raise UsageError(f"--value holds '{value}'; '{tag}' has {', '.join(values)}")
