@@ -93,7 +93,7 @@ class Decoder:
     ) -> None:
         self.types = frozenset(types_of(events))
         everywhere = sorted(set(everywhere))
-        whose = "" if everywhere else "the topic's own: "
+        whose = "" if everywhere else "those of this topic, "
         self._unknown = f"type: not one of {whose}" + ", ".join(everywhere or sorted(self.types))
         self._typed = msgspec.json.Decoder(events).decode
         self._admits = user_id_pattern.fullmatch if user_id_pattern else None

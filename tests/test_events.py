@@ -154,7 +154,7 @@ def test_the_first_reason_in_the_contracts_order_is_given(value, expected):
 def test_an_unknown_type_is_told_what_there_is():
     """In the topic; or anywhere, where the type would have chosen the topic."""
     value = encode(type="refund")
-    assert outcome(value)[1] == "type: not one of the topic's own: note, paid"
+    assert outcome(value)[1] == "type: not one of those of this topic, note, paid"
     anywhere = Decoder(Note | Paid, everywhere=["view", "paid", "note"])
     refused = Rejected("unknown_type", "type: not one of note, paid, view")
     assert anywhere.decode(value, b"u1") == refused
