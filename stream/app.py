@@ -198,25 +198,17 @@ class Tagstream:
             self._make_topics()
         await self.app.start()
         self._tasks = [
-            asyncio.create_task(self._follow_wall_clock(), name="wall-clock"),
+            self.ownership.soon(self.ownership.follow_wall_clock, "wall-clock"),
             asyncio.create_task(self._follow_faust(), name="faust"),
             asyncio.create_task(garbage.give_back(), name="memory"),
         ]
         if self._watches:
-            self._tasks.append(asyncio.create_task(self._follow_file(), name="tags"))
+            self._tasks.append(self.ownership.soon(self._watch.run, "tags"))
 
     def _make_topics(self) -> None:
         for topic in wanted(self.settings, self.domains):
             configs = {name: topic.configs[name] for name in KEPT & topic.configs.keys()}
             self.broker.create_topic(topic.name, topic.partitions, configs)
-
-    async def _follow_wall_clock(self) -> None:
-        try:
-            await self.ownership.follow_wall_clock()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker
-            self.ownership.fail(error)
 
     # -- definitions
 
@@ -271,14 +263,6 @@ class Tagstream:
 
     def _located(self, problems: list[str]) -> list[str]:
         return [f"{self.settings.tags}: {problem}" for problem in problems]
-
-    async def _follow_file(self) -> None:
-        try:
-            await self._watch.run()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it stops the worker
-            self.ownership.fail(error)
 
     # -- the end
 

@@ -153,12 +153,12 @@ class Ownership:
         for partition in kept:
             partition.resume()
         if kept:
-            self._soon(partial(self._release, kept), "release")
+            self.soon(partial(self._release, kept), "release")
         fresh = numbers - self.partitions.keys() - self._opening.keys()
         if fresh:
             self.recovery_started_ms = self._now_ms()
         for number in sorted(fresh):
-            self._opening[number] = self._soon(partial(self._open, number), f"open-{number}")
+            self._opening[number] = self.soon(partial(self._open, number), f"open-{number}")
         log.info(
             "generation %d: owns partitions %s (%d kept, %d to open)",
             generation,
@@ -354,7 +354,7 @@ class Ownership:
 
         if partition is not None:
             partition.suspend()
-        self._closing[number] = self._soon(close, f"close-{number}")
+        self._closing[number] = self.soon(close, f"close-{number}")
 
     def _partition_failed(self, number: int, error: BaseException) -> None:
         if isinstance(error, Fenced):
@@ -374,7 +374,9 @@ class Ownership:
             )
         self.fail(error)
 
-    def _soon(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
+    def soon(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
+        """Do some work beside everything else; what it raises stops the worker."""
+
         async def guarded() -> None:
             try:
                 await work()
