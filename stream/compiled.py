@@ -1,0 +1,88 @@
+"""Which modules are compiled to C where they are installed, and whether they are here.
+
+Their sources are plain Python and say the same interpreted, several times slower; to compile
+them is `stream/compiling.py`'s, which needs what is not there when tagstream runs.
+
+Promise: in a source tree no module is ever shadowed by one that was compiled from other sources.
+What was compiled there left the digests of all that it was compiled from, and whoever starts
+from the tree compares them. What is installed is not looked at.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+#: What is compiled, together: calls among them are calls of C.
+MODULES: Final = (
+    "tables.features",
+    "tables.identity",
+)
+LIBRARY: Final = "tagstream__mypyc"
+"""The extension module that holds them all; theirs only point into it. Also in `pyproject.toml`."""
+
+ROOT: Final = Path(__file__).parents[1]
+_PACKAGES: Final = ("stream", "tables")
+
+
+class StaleError(Exception):
+    """A source is not what it was when it was compiled; the message has the remedy."""
+
+
+def is_compiled() -> bool:
+    """Whether the hot path runs compiled, all of it."""
+    specs = map(find_spec, MODULES)
+    return all(spec and str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES)) for spec in specs)
+
+
+def record(root: Path) -> Path:
+    """Where the digests of what a source tree was compiled from are kept."""
+    return root / f"{LIBRARY}.json"
+
+
+def artefacts(root: Path) -> Iterator[Path]:
+    """All that compiling has left under a folder, whatever Python it was for."""
+    for pattern in (f"{LIBRARY}.*", *(f"{package}/*" for package in _PACKAGES)):
+        for path in root.glob(pattern):
+            if path.suffix in (".so", ".pyd") or path == record(root):
+                yield path
+
+
+def digest(path: Path) -> str:
+    """What tells one source from another."""
+    return blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def check(root: Path = ROOT) -> None:
+    """Hold compiled modules in a source tree against the sources there.
+
+    Raises:
+        StaleError: a module would be imported that was not compiled from these sources.
+    """
+    if not (root / "pyproject.toml").exists():
+        return  # installed: nobody edits it
+    known: Mapping[str, str] = {}
+    found = sorted(artefacts(root))
+    if record(root) in found:
+        known = json.loads(record(root).read_bytes())
+        found.remove(record(root))
+    if not found:
+        return
+    for path in found:
+        module = path.relative_to(root).with_name(path.name.partition(".")[0] + ".py")
+        if module.stem != LIBRARY and module.as_posix() not in known:
+            raise StaleError(_remedy(f"{path.relative_to(root)} is left of an older compilation"))
+    for name, expected in known.items():
+        path = root / name
+        if not path.exists() or digest(path) != expected:
+            raise StaleError(_remedy(f"{name} was changed after it was compiled"))
+
+
+def _remedy(fault: str) -> str:
+    return (
+        f"{fault}: compile with `python -m stream.compiling`, "
+        "or run interpreted after `python -m stream.compiling --clean`"
+    )
