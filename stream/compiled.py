@@ -10,11 +10,12 @@ from the tree compares them. What is installed is not looked at.
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from hashlib import blake2b
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 #: What is compiled, together: calls among them are calls of C.
 MODULES: Final = (
@@ -32,10 +33,13 @@ class StaleError(Exception):
     """A source is not what it was when it was compiled; the message has the remedy."""
 
 
-def is_compiled() -> bool:
-    """Whether the hot path runs compiled, all of it."""
+@cache  # what is imported stays
+def hot_path() -> Literal["compiled", "interpreted"]:
+    """How the hot path runs: compiled where all of it does."""
     specs = map(find_spec, MODULES)
-    return all(spec and str(spec.origin).endswith(tuple(EXTENSION_SUFFIXES)) for spec in specs)
+    suffixes = tuple(EXTENSION_SUFFIXES)
+    is_compiled = all(spec and str(spec.origin).endswith(suffixes) for spec in specs)
+    return "compiled" if is_compiled else "interpreted"
 
 
 def record(root: Path) -> Path:

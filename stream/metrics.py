@@ -33,6 +33,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from stream.compiled import hot_path
+
 Value = bool | int | float | str | None
 Transition = tuple[str, Value, Value, str]
 """``(tag, previous, value, cause.kind)`` of one change."""
@@ -711,7 +713,11 @@ class Metrics(Collector):
         yield InfoMetricFamily(
             "tagstream_build",
             "The program.",
-            {"version": installed_version("tagstream"), "python": platform.python_version()},
+            {
+                "version": installed_version("tagstream"),
+                "python": platform.python_version(),
+                "hot_path": hot_path(),
+            },
         )
         yield _single(
             "tagstream_config_partitions", "Partitions that the settings say.", self._partitions

@@ -25,6 +25,7 @@ from stream import lines, timestamps
 from stream.__main__ import app
 from stream.commands import history, synthetic
 from stream.commands.demo import cdnow
+from stream.compiled import hot_path
 from stream.domains import discover
 from stream.errors import UsageError
 from stream.events import MAX_BYTES, Decoder, Rejected
@@ -691,4 +692,5 @@ def test_a_worker_takes_what_is_generated_and_answers_for_its_users(tmp_path):
     assert "INFO stream.commands.worker: told to stop" in said
     started_at = f"embedded broker in d/log; HTTP on http://127.0.0.1:{port}; tags version "
     assert started_at in said + "".join(begun)
+    assert f"; hot path {hot_path()}\n" in said + "".join(begun)
     assert orjson.loads(run(*own).stdout)["features"]["purchases"]["orders_total"] > 1

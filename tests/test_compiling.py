@@ -72,8 +72,9 @@ def test_what_is_tested_is_compiled():
     """Where nothing may be left out; elsewhere all of it is, or nothing."""
     loaded = [str(importlib.import_module(module).__file__) for module in compiled.MODULES]
     interpreted = [path for path in loaded if path.endswith(".py")]
-    assert compiled.is_compiled() == (not interpreted)
-    assert interpreted in ([], loaded) and (not interpreted or os.environ.get("CI") != "true")
+    assert compiled.hot_path() == ("interpreted" if interpreted else "compiled")
+    assert interpreted in ([], loaded)
+    assert not interpreted or os.environ.get("CI") != "true"
 
 
 @pytest.mark.parametrize("module", compiled.MODULES)
@@ -127,3 +128,5 @@ def test_without_a_compiler_it_is_installed_to_run_interpreted(tree):
     assert len(re.findall("run interpreted.*install a C compiler", built.stdout)) == 1
     assert (tree / "installed" / "tables" / "small.py").exists()
     assert not list(compiled.artefacts(tree / "installed"))
+    for path in (tree / "stream").rglob("[!_]*.*"):  # with what is read as data
+        assert (tree / "installed" / path.relative_to(tree)).exists()

@@ -17,6 +17,7 @@ from stream import garbage
 from stream.app import Tagstream
 from stream.commands.options import BROKER, STATE, TAGS, WORKER, takes
 from stream.commands.topics import refuse_loss
+from stream.compiled import hot_path
 from stream.domains import discover
 from stream.errors import TagstreamError
 from stream.rules import load
@@ -81,7 +82,7 @@ async def _run(service: Tagstream) -> BaseException | None:
 
 
 def _whereabouts(service: Tagstream) -> str:
-    """Where the data are, where HTTP is, and what is computed, on one line."""
+    """Where the data are, where HTTP is, what is computed and how, on one line."""
     settings, web = service.settings, service.web
     folder, here = settings.broker_dir, Path.cwd()
     place = (
@@ -89,7 +90,10 @@ def _whereabouts(service: Tagstream) -> str:
         if settings.embedded
         else f"Kafka at {', '.join(settings.bootstrap_servers)}"
     )
-    return f"{place}; HTTP on http://{web.host}:{web.port}; tags version {service.rules.version}"
+    return (
+        f"{place}; HTTP on http://{web.host}:{web.port}; tags version {service.rules.version}; "
+        f"hot path {hot_path()}"
+    )
 
 
 def _cut_off() -> None:
