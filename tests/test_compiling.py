@@ -30,7 +30,9 @@ def docstrings(module: str) -> Iterator[tuple[str, str]]:
 @pytest.fixture
 def tree(tmp_path):
     """A source tree of one small module, with the real build."""
-    shutil.copytree(ROOT / "stream", tmp_path / "stream", ignore=shutil.ignore_patterns("*.so"))
+    shutil.copytree(
+        ROOT / "stream", tmp_path / "stream", ignore=shutil.ignore_patterns("__pycache__", "*.so")
+    )
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for package in ("agents", "tables"):
         (tmp_path / package).mkdir()
