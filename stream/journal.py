@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.producer.message_accumulator import BatchBuilder
 
+from stream.batches import OVERHEAD, Row, encode, seal
 from stream.errors import Fenced, JournalLost
-
-Row = tuple[bytes | None, bytes | None]  # key, value; a value of None is a tombstone
 
 #: A transaction outlives a broker's restart, not a dead one. An owner that died leaves its own
 #: open for no longer than it takes the next owner to fence it.
@@ -191,11 +191,12 @@ class KafkaJournal:
             sent: list[asyncio.Future[Any]] = []
             changelog_last, changelog_rows = None, 0
             for topic, items in rows.items():
-                for batch in _batches(producer, items, topic):
+                for records, count in encode(items, MAX_BATCH_BYTES):
+                    batch = _Batch(records, count)
                     future = await producer.send_batch(batch, topic, partition=self.partition)
                     sent.append(future)
                     if topic == self.changelog:
-                        changelog_last, changelog_rows = future, batch.record_count()
+                        changelog_last, changelog_rows = future, count
             for future in sent:
                 await future
             self.produced_s, committing = time.perf_counter() - began, True
@@ -220,17 +221,44 @@ class KafkaJournal:
             await _quietly(producer.stop())
 
 
-def _batches(producer: AIOKafkaProducer, rows: Sequence[Row], topic: str) -> list[Any]:
-    """Rows as prepared record batches, each below the broker's size limit."""
-    batches = [producer.create_batch()]
-    append = batches[0].append
-    for key, value in rows:
-        if append(key=key, value=value, timestamp=None) is None:
-            batches.append(producer.create_batch())
-            append = batches[-1].append
-            if append(key=key, value=value, timestamp=None) is None:
-                raise ValueError(f"a row of {len(value or b'')} bytes is too large for {topic}")
-    return [batch for batch in batches if batch.record_count()]
+class _Batch(BatchBuilder):
+    """Records that are encoded already, as aiokafka's producer takes batches."""
+
+    def __init__(self, records: bytes, count: int) -> None:
+        self._records = records
+        self._count = count
+        self._sealed: bytes | None = None
+
+    def append(self, **_: Any) -> None:
+        """Nothing: it is full."""
+
+    def close(self) -> None:
+        """Nothing: it was never open."""
+
+    def closed(self) -> bool:
+        return True
+
+    def size(self) -> int:
+        return OVERHEAD + len(self._records) if self._sealed is None else len(self._sealed)
+
+    def record_count(self) -> int:
+        return self._count
+
+    def _set_producer_state(
+        self, producer_id: int, producer_epoch: int, base_sequence: int
+    ) -> None:
+        """Once, when it is on its way; sent again it is the same."""
+        self._sealed = seal(
+            *(self._records, self._count, time.time_ns() // 1_000_000),
+            producer=producer_id,
+            epoch=producer_epoch,
+            sequence=base_sequence,
+        )
+        self._records = b""
+
+    def _build(self) -> bytes:
+        assert self._sealed is not None
+        return self._sealed
 
 
 async def _quietly(stopping: Any) -> None:

@@ -1,0 +1,73 @@
+"""Batches made in one go, beside those made record by record, and as aiokafka reads them."""
+
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.batches import OVERHEAD, encode, seal
+
+NOW_MS = 1_767_196_800_000
+UNLIMITED = 1 << 40
+# Lengths at which one more byte is needed to say them: 64, and 16,384 after that.
+contents = (
+    st.none() | st.binary(max_size=200) | st.sampled_from([b"\0" * n for n in (8_190, 20_000)])
+)
+rows = st.lists(st.tuples(st.none() | st.binary(max_size=70), contents), max_size=150)
+
+
+def one_by_one(rows) -> bytes:
+    """The same batch as aiokafka builds it."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=1,
+        producer_id=70_000,
+        producer_epoch=3,
+        base_sequence=41,
+        batch_size=1 << 30,
+    )
+    for number, (key, value) in enumerate(rows):
+        builder.append(number, NOW_MS, key, value, [])
+    return bytes(builder.build())
+
+
+def sealed(records: bytes, count: int) -> bytes:
+    return seal(records, count, NOW_MS, producer=70_000, epoch=3, sequence=41)
+
+
+def read(batch: bytes) -> list[tuple[bytes | None, bytes | None]]:
+    """A batch as aiokafka's consumers read it."""
+    records = MemoryRecords(batch).next_batch()
+    assert records is not None
+    assert records.validate_crc()
+    assert records.is_transactional
+    return [(record.key, record.value) for record in records]
+
+
+@given(rows)
+def test_a_batch_is_to_the_byte_what_a_builder_makes_of_it(rows):
+    """Nothing but the way there is different."""
+    batches = encode(rows, UNLIMITED)
+    assert [sealed(*batch) for batch in batches] == ([one_by_one(rows)] if rows else [])
+
+
+@given(rows, st.integers(0, 3_000))
+def test_rows_are_cut_into_batches_of_bounded_size(rows, most):
+    """None is larger than it may be but a row alone, and none has room for the next one's first."""
+    batches = [sealed(*batch) for batch in encode(rows, most)]
+    parts = [read(batch) for batch in batches]
+    assert [row for part in parts for row in part] == rows
+    for batch, part in zip(batches, parts, strict=True):
+        assert len(batch) <= most or len(part) == 1
+    for batch, following in zip(batches, parts[1:], strict=False):
+        first = encode(following[:1], UNLIMITED)[0][0]
+        assert len(batch) + len(first) + 6 > most  # 6: its number takes up to three bytes, twice
+
+
+def test_a_batch_of_more_records_than_lengths_are_kept_for():
+    """What is beyond the table of small numbers is said as well."""
+    rows = [(b"", None)] * 20_000
+    ((records, count),) = encode(rows, UNLIMITED)
+    assert sealed(records, count) == one_by_one(rows)
+    assert len(records) + OVERHEAD == len(one_by_one(rows))
