@@ -21,7 +21,7 @@ from typing import Final
 
 from google_crc32c import extend, value
 
-Row = tuple[bytes | None, bytes | None]  # key, value; a value of None is a tombstone
+Row = tuple[bytes | None, bytes | None]  # key, value
 
 FORMAT: Final = 2
 TRANSACTIONAL: Final = 0x10

@@ -21,8 +21,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from stream.batches import OVERHEAD, Row, encode, seal
+from stream.batches import OVERHEAD, encode, seal
 from stream.errors import Fenced, JournalLost
+
+Row = tuple[bytes | None, bytes | None]  # key, value; a value of None is a tombstone
 
 #: A transaction outlives a broker's restart, not a dead one. An owner that died leaves its own
 #: open for no longer than it takes the next owner to fence it.
