@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 #: What is compiled, together: calls among them are calls of C.
 MODULES: Final = (
+    "stream.batches",
     "tables.features",
     "tables.identity",
 )
