@@ -123,7 +123,10 @@ class Budget:
         options.set_write_buffer_manager(self.write_buffers)
         options.set_write_buffer_size(8 << 20)
         options.set_max_write_buffer_number(3)
-        options.set_compression_type(DBCompressionType.lz4())
+        # What has just been written is compacted soon, and read until then.
+        fresh, older = DBCompressionType.none(), DBCompressionType.lz4()
+        options.set_compression_type(older)
+        options.set_compression_per_level([fresh, *([older] * 6)])
         options.set_max_background_jobs(2)
         options.set_max_open_files(128)
         options.set_keep_log_file_num(2)
