@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords
 from aiokafka.errors import (
     CommitFailedError,
     ConsumerStoppedError,
@@ -29,15 +30,16 @@ from mode.threads import WorkerThread
 
 from stream.chunks import Backlog, ChunkDelivery, Fetched, Start, chunk_topics
 from stream.errors import SourceRemade, SourceTrimmed
+from stream.log import Record
 
 FETCH_WAIT_S = 1.0
 """How long a fetch that finds nothing waits, here, for records of any partition."""
 
-FETCH_MAX_WAIT_MS = 50
+FETCH_MAX_WAIT_MS = 100
 """How long a broker keeps a fetch request that it has no record for.
 
 A partition that is released, or has room again, is asked for in the next request to its broker:
-this is what it waits at most.
+this is what it waits at most. While a source is idle, one of a millisecond's work follows another.
 """
 
 FETCH_BYTES = (64 << 10, 1 << 20)
@@ -71,6 +73,27 @@ class _QuietThread(WorkerThread):
         # What ends it early has crashed the app, and is the app's to tell.
         with contextlib.suppress(Exception):
             super().run()
+
+
+class _PlainRecords(PartitionRecords):
+    """Fetched records with what chunks have of them: aiokafka's have twelve fields."""
+
+    def __init__(self, fetched: PartitionRecords) -> None:
+        super().__init__(
+            *(fetched._tp, fetched._records, fetched._aborted_transactions),
+            *(fetched.next_fetch_offset, None, None),
+            *(fetched._check_crcs, fetched._isolation_level),
+        )
+
+    def _consumer_record(self, tp: TopicPartition, record: Any) -> Record:
+        return Record(record.offset, record.timestamp, record.key, record.value)
+
+
+def _keep_plain(fetcher: Fetcher) -> None:
+    """Have what was fetched, and nobody has begun to read, read so."""
+    for result in fetcher._records.values():
+        if type(result) is FetchResult and type(result._partition_records) is PartitionRecords:
+            result._partition_records = _PlainRecords(result._partition_records)
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -230,6 +253,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             consumer._coordinator.check_errors()
             if fetcher.error_future.done():
                 fetcher.error_future.result()
+            _keep_plain(fetcher)
             try:
                 records = await fetcher.fetched_records(tps, max_records=limit)
             except OffsetOutOfRangeError as exc:
