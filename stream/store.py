@@ -49,7 +49,7 @@ PROFILE, ERASURE = b"u", b"e"
 _APPLIED, _USED = DISK + b"applied", DISK + b"used"
 DEADLINE_BYTES = 8
 #: A deadline that never comes; no index entry is kept for it.
-NEVER = 2**62
+NEVER = 2**61
 _STALL = re.compile(r"^Cumulative stall: (\d+):(\d+):([\d.]+) H:M:S", re.MULTILINE)
 
 Row = tuple[bytes, bytes | None]

@@ -13,7 +13,7 @@ from struct import Struct
 from typing import Final
 
 from tables.calendar import EPOCH_ORDINAL
-from tables.features import FIRST_DAY, NO_DAY
+from tables.record import FIRST_DAY, NO_DAY
 
 RETAINED: Final = (1, 7, 30)
 """Days after signing up on which being active is counted."""
@@ -26,7 +26,7 @@ _KNOWN: Final = (1 << KEPT_DAYS) - 1
 # The last day of activity, the day of signing up (``NO_DAY``: not yet), and a bit for each of the
 # days before the last active one, bit n for n days before.
 _PACKED: Final = Struct(">iiQ")
-BYTES: Final = _PACKED.size
+BYTES: Final[int] = _PACKED.size
 NOTHING: Final = _PACKED.pack(FIRST_DAY, NO_DAY, 0)
 
 Figure = tuple[str, str, int]

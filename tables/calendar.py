@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
-NEVER: Final = 2**62
+NEVER: Final = 2**61
 """An instant that does not come."""
 
 HOUR_MS: Final = 3_600_000

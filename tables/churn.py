@@ -17,17 +17,20 @@ has one warning at most: an order that does not move L forward starts no new cyc
 not put off the churn. Warnings may overlap where an order refutes one that is still to be
 scored; and where definitions change the mode, one that was raised ends as it began.
 
-The record of a user keeps a warning until it is scored and has returned or was replaced. What
-else a record has to offer is ``Customer``; which instants are due, and when, is the table's to say.
+The record of a user keeps a warning until it is scored and has returned or was replaced. Which
+instants are due, and when, is the table's to say.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from msgspec import Struct
+from librt.strings import BytesWriter
+from msgspec import Struct, msgpack
 
 from tables.calendar import NEVER
 from tables.identity import identify, is_control
+from tables.packing import Reader, put, put_bytes, put_optional
+from tables.record import DayCounts, Values
 from tables.rhythm import QUIET_MS, Model, Rhythm
 
 NONE: Final = "none"
@@ -54,32 +57,65 @@ class Warned(Struct, array_like=True, gc=False):
     probability: float | None = None
 
 
-class ChurnState(Struct, array_like=True, gc=False):
+_STATES: Final = (NONE, WARNED, CHURNED)
+_pack: Callable[[Any], bytes] = msgpack.Encoder().encode
+_unpack_warnings: Callable[[bytes], list[Warned]] = msgpack.Decoder(list[Warned]).decode
+
+
+class ChurnState:
     """Where a user is. ``reached`` says what L led to already: nothing, the warning, the churn.
 
     ``due_ms`` is when it leads to the warning, once a prediction was made (``NEVER``: not at all).
+    ``raised`` counts the warnings there ever were.
     """
 
-    state: str = NONE
-    reached: str = NONE
-    raised: int = 0  # warnings ever
-    warnings: list[Warned] = []
-    due_ms: int | None = None
+    def __init__(self, raised: int = 0) -> None:
+        self.state = NONE
+        self.reached = NONE
+        self.raised = raised
+        self.warnings: list[Warned] = []
+        self.due_ms: int | None = None
+
+    def write(self, to: BytesWriter) -> None:
+        """Append the state as bytes."""
+        put(to, _STATES.index(self.state))
+        put(to, _STATES.index(self.reached))
+        put(to, self.raised)
+        put_optional(to, self.due_ms)
+        put_bytes(to, _pack(self.warnings) if self.warnings else b"")
+
+    def read(self, row: Reader) -> None:
+        """Take over what ``write`` wrote."""
+        self.state = _STATES[row.number()]
+        self.reached = _STATES[row.number()]
+        self.raised = row.number()
+        self.due_ms = row.optional()
+        warnings = row.bytes()
+        self.warnings = _unpack_warnings(warnings) if warnings else []
 
 
-class Customer(Protocol):
-    """What a warning reads of a user's record."""
+class Customer(DayCounts):
+    """A user who orders: what a warning reads of his record. ``last_ms`` is his latest order."""
 
-    @property
-    def user_id(self) -> str: ...
-    @property
-    def clock_ms(self) -> int: ...
-    @property
-    def last_ms(self) -> int | None: ...
-    @property
-    def rhythm(self) -> Rhythm: ...
-    @property
-    def churn(self) -> ChurnState: ...
+    def __init__(self, user_id: str, rules: int, values: Values, columns: int) -> None:
+        super().__init__(user_id, rules, values, columns)
+        self.last_ms: int | None = None
+        self.churn = ChurnState()
+        self.rhythm = Rhythm()
+
+    def write(self, to: BytesWriter) -> None:
+        """Append the record as bytes."""
+        super().write(to)
+        put_optional(to, self.last_ms)
+        self.churn.write(to)
+        self.rhythm.write(to)
+
+    def read(self, row: Reader) -> None:
+        """Take over what ``write`` wrote."""
+        super().read(row)
+        self.last_ms = row.optional()
+        self.churn.read(row)
+        self.rhythm.read(row)
 
 
 class Mode:

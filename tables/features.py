@@ -1,6 +1,6 @@
 """Declaring features: a function that reads a user, and how time alone changes what it says.
 
-    @features.add(Window(30, "orders"))
+    @features.add(Window(30, ORDERS))
     def orders_30d(user: Buyer) -> int:
         ...
 
@@ -9,40 +9,44 @@ when a user has to be looked at again although nothing was heard of him. A featu
 events change declares none. All of it counts in local days: the day of the user's clock is
 ``user.today``.
 
-A user's days are kept in ``user.days``, ascending, behind the sentinel ``FIRST_DAY``; beside
-it stand *columns*, lists of whole running totals up to and including each day, which never fall.
+Columns are those of a record that counts by local day (`tables/record.py`), by number. Their
+totals never fall.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, floor, inf, isfinite
+from math import ceil, floor, isfinite
 from operator import attrgetter, itemgetter
 from typing import Any, Final, Protocol, TypeVar
 
+from mypy_extensions import i64
+
 from tables.calendar import month_of
-
-FIRST_DAY: Final = -(10**9)
-"""Before every day there is."""
-
-NO_DAY: Final = 10**9
-"""After every day there is."""
+from tables.record import FIRST_DAY, NO_DAY, DayCounts
 
 MONTH_DAYS: Final = 31
 """Of the longest month."""
 
 Constants = tuple[float, ...] | None
-DayOf = Callable[[Any], int]
 Read = TypeVar("Read", bound=Callable[[Any], Any])
+
+
+class Turn:
+    """When time next changes a feature of a user."""
+
+    def next_day(self, user: DayCounts) -> i64:
+        """A day after today at whose start the feature changes, not after the first one that
+        matters; ``NO_DAY`` if none does.
+        """
+        raise NotImplementedError
 
 
 class Change(Protocol):
     """How a feature changes with no event. Equal ones are asked once."""
 
-    def next_turn(self, constants: Constants) -> DayOf:
-        """A function of a user: a day after today at whose start the feature changes, not after
-        the first one that matters; ``NO_DAY`` if none does.
+    def next_turn(self, constants: Constants) -> Turn:
+        """What tells the next change that matters.
 
         A change matters where a rule may tell the values before and after it apart. ``constants``
         are all the numbers that rules compare the feature with; None: they use it in other ways.
@@ -54,7 +58,7 @@ class Change(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Window:
     """The sum of a column over the last ``days`` local days, today included, over ``unit``.
 
@@ -62,10 +66,10 @@ class Window:
     """
 
     days: int
-    column: str
+    column: int
     unit: int = 1
 
-    def next_turn(self, constants: Constants) -> DayOf:
+    def next_turn(self, constants: Constants) -> Turn:
         """A day leaves that brings the sum to a constant or below it."""
         if constants is None:
             return _oldest_leaves(self.days, self.column)
@@ -76,63 +80,43 @@ class Window:
         return _last_left(user, self.days, self.column, day)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Balance:
     """A ``Window`` over ``column`` less the same over the column ``less``."""
 
     days: int
-    column: str
-    less: str
+    column: int
+    less: int
     unit: int = 1
 
-    def next_turn(self, constants: Constants) -> DayOf:
+    def next_turn(self, constants: Constants) -> Turn:
         """While the window holds nothing to take off, a sum; otherwise any day that leaves."""
         plain = Window(self.days, self.column, self.unit).next_turn(constants)
-        either = [_oldest_leaves(self.days, column) for column in (self.column, self.less)]
-        days, totals_of = self.days, attrgetter(self.less)
-
-        def turns(user: Any) -> int:
-            totals: list[int] = totals_of(user)
-            total = totals[-1]
-            if not total or total == totals[bisect_right(user.days, user.today - days) - 1]:
-                return plain(user)
-            return min(leaves(user) for leaves in either)
-
-        return turns
+        return _BalanceTurns(plain, self.days, self.column, self.less)
 
     def last_turn(self, user: Any, day: int) -> int:
         """The last day at which anything left, on either side."""
         return max(_last_left(user, self.days, column, day) for column in (self.column, self.less))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ratio:
     """A ``Window`` over ``column`` divided by the same over ``by``; 0 where that is 0."""
 
     days: int
-    column: str
-    by: str
+    column: int
+    by: int
 
-    def next_turn(self, constants: Constants) -> DayOf:
+    def next_turn(self, constants: Constants) -> Turn:
         """Any day that leaves, until nothing is left to divide."""
-        days, totals_of = self.days, attrgetter(self.column)
-        leaves = _oldest_leaves(days, self.by)
-
-        def turns(user: Any) -> int:
-            totals: list[int] = totals_of(user)
-            total = totals[-1]
-            if not total or total == totals[bisect_right(user.days, user.today - days) - 1]:
-                return NO_DAY
-            return leaves(user)
-
-        return turns
+        return _RatioTurns(self.days, self.column, self.by)
 
     def last_turn(self, user: Any, day: int) -> int:
         """The last day at which anything left."""
         return _last_left(user, self.days, self.by, day)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rate:
     """A ``Window`` over ``column`` divided by the same over ``by``; 0 where that is 0.
 
@@ -140,54 +124,45 @@ class Rate:
     """
 
     days: int
-    column: str
-    by: str
+    column: int
+    by: int
 
-    def next_turn(self, constants: Constants) -> DayOf:
+    def next_turn(self, constants: Constants) -> Turn:
         """Any day that leaves, on either side, until one of them is empty."""
-        days, totals_of = self.days, attrgetter(self.column, self.by)
-        either = [_oldest_leaves(days, column) for column in (self.column, self.by)]
-
-        def turns(user: Any) -> int:
-            entry = bisect_right(user.days, user.today - days) - 1
-            if any(totals[-1] == totals[entry] for totals in totals_of(user)):
-                return NO_DAY
-            return min(leaves(user) for leaves in either)
-
-        return turns
+        return _RateTurns(self.days, self.column, self.by)
 
     def last_turn(self, user: Any, day: int) -> int:
         """The last day at which anything left, on either side."""
         return max(_last_left(user, self.days, column, day) for column in (self.column, self.by))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Month:
     """The sum of a column over the local calendar month of today: ``[first day, next first day)``.
 
     It falls to 0 where the month ends.
     """
 
-    column: str
+    column: int
 
-    def next_turn(self, constants: Constants) -> DayOf:
+    def next_turn(self, constants: Constants) -> Turn:
         """The end of a month whose sum has reached a constant."""
         levels = (0,) if constants is None else _levels(constants, 1)
-        return _month_ends(self.column, min(levels, default=inf))
+        return _month_ends(self.column, min(levels, default=_OUT_OF_REACH))
 
     def last_turn(self, user: Any, day: int) -> int:
         """The end of today's month, where it had anything."""
         first, end = month_of(user.today)
-        return end if end <= day and _since(user, self.column, first) else FIRST_DAY
+        return end if end <= day and user.since(first, self.column) else FIRST_DAY
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Since:
     """The number of local days since ``getattr(user, day)``, which is None before it happened."""
 
     day: str
 
-    def next_turn(self, constants: Constants) -> DayOf:
+    def next_turn(self, constants: Constants) -> Turn:
         """The number reaches or passes a constant."""
         return _next_midnight(self.day) if constants is None else _passes(self.day, constants)
 
@@ -196,74 +171,163 @@ class Since:
         return FIRST_DAY if getattr(user, self.day) is None else day
 
 
-# Cached, so that equal questions are the same function and are asked once.
+_OUT_OF_REACH: Final = 2**60  # a sum that no column has
 
 
-@cache
-def _oldest_leaves(days: int, column: str) -> DayOf:
-    totals_of = attrgetter(column)
+class _OldestLeaves(Turn):
+    """The oldest day of a window that has anything in a column leaves."""
 
-    def leaves(user: Any) -> int:
-        held: list[int] = user.days
-        totals: list[int] = totals_of(user)
-        oldest = bisect_right(held, user.today - days)
-        while oldest < len(held) and totals[oldest] == totals[oldest - 1]:
-            oldest += 1
-        return held[oldest] + days if oldest < len(held) else NO_DAY
+    def __init__(self, days: int, column: int) -> None:
+        self.days: i64 = days
+        self.column: i64 = column
 
-    return leaves
+    def next_day(self, user: DayCounts) -> i64:
+        cells, width, column = user.cells, user.width, self.column
+        size: i64 = len(cells)
+        at = user.entry_before(user.today - self.days + 1)
+        before = cells[at + column]
+        at += width
+        while at < size:
+            if cells[at + column] != before:
+                return cells[at] + self.days
+            at += width
+        return NO_DAY
 
 
-@cache
-def _sum_falls(days: int, column: str, levels: tuple[int, ...]) -> DayOf:
-    totals_of = attrgetter(column)
-    lowest = min(levels, default=inf)
+class _SumFalls(Turn):
+    """The sum of a window falls to a level or below; the levels ascend."""
 
-    def falls(user: Any) -> int:
-        totals: list[int] = totals_of(user)
-        total = totals[-1]
-        if total <= lowest:  # most users, most of the time
+    def __init__(self, days: int, column: int, levels: tuple[int, ...]) -> None:
+        self.days: i64 = days
+        self.column: i64 = column
+        self.levels = levels
+        self.lowest: i64 = min(levels, default=_OUT_OF_REACH)
+
+    def next_day(self, user: DayCounts) -> i64:
+        column = self.column
+        total = user.total(column)
+        if total <= self.lowest:  # most users, most of the time
             return NO_DAY
-        held: list[int] = user.days
-        before = bisect_right(held, user.today - days) - 1
-        passed = bisect_left(levels, total - totals[before])  # levels below the sum
-        if not passed:
+        cells, width = user.cells, user.width
+        at = user.entry_before(user.today - self.days + 1)
+        within = total - cells[at + column]
+        level: i64 = -1
+        for each in self.levels:
+            if each >= within:
+                break
+            level = each
+        if level < 0:
             return NO_DAY
-        return held[bisect_left(totals, total - levels[passed - 1], before + 1)] + days
+        at += width
+        while total - cells[at + column] > level:
+            at += width
+        return cells[at] + self.days
 
-    return falls
+
+class _BalanceTurns(Turn):
+    def __init__(self, plain: Turn, days: int, column: int, less: int) -> None:
+        self.plain = plain
+        self.days: i64 = days
+        self.less: i64 = less
+        self.bought = _oldest_leaves(days, column)
+        self.returned = _oldest_leaves(days, less)
+
+    def next_day(self, user: DayCounts) -> i64:
+        if not user.total(self.less) or not user.over(self.days, self.less):
+            return self.plain.next_day(user)
+        return min(self.bought.next_day(user), self.returned.next_day(user))
 
 
-@cache
-def _month_ends(column: str, lowest: float) -> DayOf:
-    def ends(user: Any) -> int:
+class _RatioTurns(Turn):
+    def __init__(self, days: int, column: int, by: int) -> None:
+        self.days: i64 = days
+        self.column: i64 = column
+        self.leaves = _oldest_leaves(days, by)
+
+    def next_day(self, user: DayCounts) -> i64:
+        if not user.total(self.column) or not user.over(self.days, self.column):
+            return NO_DAY
+        return self.leaves.next_day(user)
+
+
+class _RateTurns(Turn):
+    def __init__(self, days: int, column: int, by: int) -> None:
+        self.days: i64 = days
+        self.column: i64 = column
+        self.by: i64 = by
+        self.above = _oldest_leaves(days, column)
+        self.below = _oldest_leaves(days, by)
+
+    def next_day(self, user: DayCounts) -> i64:
+        if not user.over(self.days, self.column) or not user.over(self.days, self.by):
+            return NO_DAY
+        return min(self.above.next_day(user), self.below.next_day(user))
+
+
+class _MonthEnds(Turn):
+    def __init__(self, column: int, lowest: int) -> None:
+        self.column: i64 = column
+        self.lowest: i64 = lowest
+
+    def next_day(self, user: DayCounts) -> i64:
         first, end = month_of(user.today)
-        return end if _since(user, column, first) > lowest else NO_DAY
-
-    return ends
+        return end if user.since(first, self.column) > self.lowest else NO_DAY
 
 
-@cache
-def _next_midnight(day: str) -> DayOf:
-    day_of = attrgetter(day)
-    return lambda user: NO_DAY if day_of(user) is None else user.today + 1
+class _NextMidnight(Turn):
+    def __init__(self, day: str) -> None:
+        self.day_of = attrgetter(day)
+
+    def next_day(self, user: DayCounts) -> i64:
+        return NO_DAY if self.day_of(user) is None else user.today + 1
 
 
-@cache
-def _passes(day: str, constants: tuple[float, ...]) -> DayOf:
-    day_of = attrgetter(day)
-    finite = [constant for constant in constants if isfinite(constant)]
-    values = {value for constant in finite for value in (ceil(constant), floor(constant) + 1)}
-    steps = sorted(value for value in values if 0 < value < NO_DAY)
+class _Passes(Turn):
+    """So many days passed since something happened as a constant says, or more."""
 
-    def passes(user: Any) -> int:
-        happened: int | None = day_of(user)
+    def __init__(self, day: str, constants: tuple[float, ...]) -> None:
+        self.day_of = attrgetter(day)
+        finite = [constant for constant in constants if isfinite(constant)]
+        values = {value for constant in finite for value in (ceil(constant), floor(constant) + 1)}
+        self.steps = sorted(value for value in values if 0 < value < NO_DAY)
+
+    def next_day(self, user: DayCounts) -> i64:
+        happened: int | None = self.day_of(user)
         if happened is None:
             return NO_DAY
-        step = bisect_right(steps, user.today - happened)
-        return happened + steps[step] if step < len(steps) else NO_DAY
+        passed = user.today - happened
+        for step in self.steps:
+            if step > passed:
+                return happened + step
+        return NO_DAY
 
-    return passes
+
+# Cached, so that equal questions are the same object and are asked once.
+
+
+@cache
+def _oldest_leaves(days: int, column: int) -> Turn:
+    return _OldestLeaves(days, column)
+
+
+@cache
+def _sum_falls(days: int, column: int, levels: tuple[int, ...]) -> Turn:
+    return _SumFalls(days, column, levels)
+
+
+@cache
+def _month_ends(column: int, lowest: int) -> Turn:
+    return _MonthEnds(column, lowest)
+
+
+@cache
+def _next_midnight(day: str) -> Turn:
+    return _NextMidnight(day)
+
+
+@cache
+def _passes(day: str, constants: tuple[float, ...]) -> Turn:
+    return _Passes(day, constants)
 
 
 def levels_of(constants: Constants) -> tuple[int, ...] | None:
@@ -286,22 +350,15 @@ def _levels(constants: tuple[float, ...], unit: int) -> tuple[int, ...]:
         levels.add(level)
         if level / unit == constant:
             levels.add(level - 1)
-    return tuple(sorted(level for level in levels if level >= 0))
+    return tuple(sorted(level for level in levels if 0 <= level < _OUT_OF_REACH))
 
 
-def _since(user: Any, column: str, first: int) -> int:
-    """The sum of a column from the day ``first`` on."""
-    totals: list[int] = getattr(user, column)
-    return totals[-1] - totals[bisect_left(user.days, first) - 1]
-
-
-def _last_left(user: Any, days: int, column: str, day: int) -> int:
-    held: list[int] = user.days
-    totals: list[int] = getattr(user, column)
-    last = bisect_right(held, day - days) - 1
-    while last > 0 and totals[last] == totals[last - 1]:
-        last -= 1
-    return held[last] + days if last else FIRST_DAY
+def _last_left(user: DayCounts, days: int, column: int, day: int) -> int:
+    cells, width = user.cells, user.width
+    at = user.entry_before(day - days + 1)
+    while at > 0 and cells[at + column] == cells[at - width + column]:
+        at -= width
+    return cells[at] + days if at else FIRST_DAY
 
 
 class Features:
@@ -311,24 +368,25 @@ class Features:
         self.readers: dict[str, Callable[[Any], Any]] = {}
         self.changes: dict[str, Change] = {}
 
-    def add(self, change: Change | None = None) -> Callable[[Read], Read]:
-        """Decorator: declare a feature under the function's name."""
+    def add(self, change: Change | None = None, name: str | None = None) -> Callable[[Read], Read]:
+        """Decorator: declare a feature, under the function's name where no other is given."""
 
         def declare(read: Read) -> Read:
-            self.readers[read.__name__] = read
+            known_as = name or read.__name__
+            self.readers[known_as] = read
             if change is not None:
-                self.changes[read.__name__] = change
+                self.changes[known_as] = change
             return read
 
         return declare
 
-    def next_turns(self, thresholds: Mapping[str, Constants]) -> list[tuple[int, DayOf]]:
+    def next_turns(self, thresholds: Mapping[str, Constants]) -> list[tuple[int, Turn]]:
         """What tells when time can change a tag that reads ``thresholds``, each once.
 
         With each the days that a day has to be old before it matters, 0 where any midnight may:
         nothing turns before the oldest day that a user has is so old. In that order.
         """
-        turns: dict[DayOf, int] = {}
+        turns: dict[Turn, int] = {}
         for name, constants in thresholds.items():
             if name in self.changes:
                 change = self.changes[name]

@@ -8,60 +8,74 @@ An instant at which an hour window changes is a deadline only where a tag could 
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Final, Literal, get_args
+from typing import Any, Final
 
-from msgspec import field
+from librt.strings import BytesWriter
+from msgspec import msgpack
 
 from tables.calendar import HOUR_MS
-from tables.days import DayCounts, DayTable, add, month_sum_of, ratio_of, sum_of
-from tables.event import Erase
-from tables.event import Event as AnyEvent
+from tables.days import DayTable, month_sum_of, ratio_of, sum_of
+from tables.events import Event as AnyEvent
+from tables.events.outreach import (
+    CHANNELS,
+    Channel,
+    Event,
+    Reach,
+    Response,
+    Subscribe,
+    Unsubscribe,
+)
 from tables.features import Features, Month, Rate, Window, levels_of
 from tables.hours import Held, Hours
+from tables.packing import Reader, put, put_bytes
+from tables.record import DayCounts, Values
 from tables.table import NEVER, Outputs, Rules
 
-Channel = Literal["app_push", "sms", "email", "wechat", "wechat_mini", "store", "phone"]
-CHANNELS: Final[tuple[Channel, ...]] = get_args(Channel)
+__all__ = ["CHANNELS", "Event", "Outreach", "Recipient", "features"]
 
+# The columns of an entry: reaches and responses on any channel, app pushes, SMS.
+REACHES: Final = 1
+RESPONSES: Final = 2
+PUSHES: Final = 3
+TEXTS: Final = 4
+COLUMNS: Final = 4
 
-class _Channelled(AnyEvent):
-    channel: Channel
+OptedOut = dict[Channel, tuple[int, bool]]
+"""The channels that a user ever spoke of: when he last did, and whether that was to leave."""
 
-
-class Reach(_Channelled, tag="reach"):
-    """The user was sent something."""
-
-    is_activity: ClassVar[bool] = False
-
-
-class Response(_Channelled, tag="response"):
-    """The user answered, or followed what he was sent."""
-
-
-class Unsubscribe(_Channelled, tag="unsubscribe"):
-    """The user wants nothing more on the channel."""
-
-
-class Subscribe(_Channelled, tag="subscribe"):
-    """The user wants the channel after all."""
-
-
-Event = Reach | Response | Unsubscribe | Subscribe | Erase
+_pack: Callable[[Any], bytes] = msgpack.Encoder().encode
+_unpack_held: Callable[[bytes], Held] = msgpack.Decoder(Held).decode
+_unpack_opted_out: Callable[[bytes], OptedOut] = msgpack.Decoder(OptedOut).decode
 
 
 class Recipient(DayCounts):
-    """A user in the domain outreach. ``opted_out`` has the channels that he ever spoke of: when
-    he last did, and whether that was to leave.
+    """A user in the domain outreach: app pushes and SMS that windows of hours still hold, reaches
+    since the last response, and the channels that he does not want.
     """
 
-    reaches: list[int] = field(default_factory=lambda: [0])
-    responses: list[int] = field(default_factory=lambda: [0])
-    pushes: list[int] = field(default_factory=lambda: [0])
-    texts: list[int] = field(default_factory=lambda: [0])
-    pushed: Held = field(default_factory=Held)
-    texted: Held = field(default_factory=Held)
-    unanswered: int = 0
-    opted_out: dict[Channel, tuple[int, bool]] = {}
+    def __init__(self, user_id: str, rules: int, values: Values) -> None:
+        super().__init__(user_id, rules, values, COLUMNS)
+        self.pushed = Held()
+        self.texted = Held()
+        self.unanswered = 0
+        self.opted_out: OptedOut = {}
+
+    def write(self, to: BytesWriter) -> None:
+        """Append the record as bytes."""
+        super().write(to)
+        put_bytes(to, _pack(self.pushed))
+        put_bytes(to, _pack(self.texted))
+        put(to, self.unanswered)
+        put_bytes(to, _pack(self.opted_out) if self.opted_out else b"")
+
+    def read(self, row: Reader) -> None:
+        """Take over what ``write`` wrote."""
+        super().read(row)
+        self.pushed = _unpack_held(row.bytes())
+        self.texted = _unpack_held(row.bytes())
+        self.unanswered = row.number()
+        opted_out = row.bytes()
+        self.opted_out = _unpack_opted_out(opted_out) if opted_out else {}
 
 
 _PUSH_3H: Final = Hours(3 * HOUR_MS, first_row=1 << 30)
@@ -70,13 +84,11 @@ _SMS_48H: Final = Hours(48 * HOUR_MS, first_row=1 << 31)
 features: Final = Features()
 
 # App pushes of the local day of the clock, SMS of its month; of any channel, the last 30 days.
-features.add(Window(1, "pushes"))(sum_of("push_day", 1, "pushes"))
-features.add(Month("texts"))(month_sum_of("sms_month", "texts"))
-features.add(Window(30, "reaches"))(sum_of("reaches_30d", 30, "reaches"))
-features.add(Window(30, "responses"))(sum_of("responses_30d", 30, "responses"))
-features.add(Rate(30, "responses", "reaches"))(
-    ratio_of("response_rate_30d", 30, "responses", "reaches")
-)
+features.add(Window(1, PUSHES), "push_day")(sum_of(1, PUSHES))
+features.add(Month(TEXTS), "sms_month")(month_sum_of(TEXTS))
+features.add(Window(30, REACHES), "reaches_30d")(sum_of(30, REACHES))
+features.add(Window(30, RESPONSES), "responses_30d")(sum_of(30, RESPONSES))
+features.add(Rate(30, RESPONSES, REACHES), "response_rate_30d")(ratio_of(30, RESPONSES, REACHES))
 
 
 @features.add()
@@ -115,12 +127,11 @@ def _opted_out(channel: Channel) -> Callable[[Recipient], bool]:
         told = user.opted_out.get(channel)
         return told is not None and told[1]
 
-    read.__name__ = f"opted_out_{channel}"
     return read
 
 
 for _channel in CHANNELS:
-    features.add()(_opted_out(_channel))
+    features.add(name=f"opted_out_{_channel}")(_opted_out(_channel))
 
 
 class Outreach(DayTable[Recipient]):
@@ -129,7 +140,6 @@ class Outreach(DayTable[Recipient]):
     name = "outreach"
     features = features
     record = Recipient
-    columns = ("reaches", "responses", "pushes", "texts")
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules)
@@ -146,17 +156,17 @@ class Outreach(DayTable[Recipient]):
             _SMS_48H.clear(texted, clock_ms, user.user_id, self.blocks)
         if isinstance(event, Reach):
             channel, entry = event.channel, self.entry(user, day)
-            add(user.reaches, entry, 1)
+            user.add(entry, REACHES, 1)
             user.unanswered += 1
             if channel == "app_push":
-                add(user.pushes, entry, 1)
+                user.add(entry, PUSHES, 1)
                 _PUSH_3H.add(pushed, event.ts, clock_ms, user.user_id, self.blocks)
             elif channel == "sms":
-                add(user.texts, entry, 1)
+                user.add(entry, TEXTS, 1)
                 _SMS_48H.add(texted, event.ts, clock_ms, user.user_id, self.blocks)
             out.figures.append(("reaches", channel, 1))
         elif isinstance(event, Response):
-            add(user.responses, self.entry(user, day), 1)
+            user.add(self.entry(user, day), RESPONSES, 1)
             user.unanswered = 0
             out.figures.append(("responses", event.channel, 1))
         elif isinstance(event, Unsubscribe | Subscribe):

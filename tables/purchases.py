@@ -1,153 +1,130 @@
-"""Purchases: what is remembered of a buyer, every feature made of it, and the events it takes.
+"""Purchases: what is remembered of a buyer, and every feature made of it.
 
-A day with an order or a refund is one entry in the columns of `tables/days.py`, from which all
+A day with an order or a refund is one entry of the record (`tables/record.py`), from which all
 windows are read.
 
 Windows: whole local days, the clock's own included. Late events: applied to their own day,
 features as of the clock. Money in fen inside, in yuan as a feature. Source: topic ``purchases``.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+from typing import Any, Final
 
-from msgspec import UNSET, Meta, UnsetType, field
+from librt.strings import BytesWriter
+from msgspec import msgpack
+from mypy_extensions import i64
 
-from tables.churn import ChurnState, Mode, Predicted, Silence
-from tables.days import DayCounts, DayTable, add
-from tables.event import Erase
-from tables.event import Event as AnyEvent
-from tables.features import (
-    FIRST_DAY,
-    NO_DAY,
-    Balance,
-    Constants,
-    DayOf,
-    Features,
-    Ratio,
-    Since,
-    Window,
-)
-from tables.rhythm import GENERIC, Model, Parameters, Rhythm
+from tables.churn import ChurnState, Customer, Mode, Predicted, Silence
+from tables.days import DayTable
+from tables.events import Event as AnyEvent
+from tables.events.purchases import Attribute, Event, Order, Refund, Registered, Updated
+from tables.features import Balance, Constants, Features, Ratio, Since, Turn, Window
+from tables.packing import Reader, put, put_bytes, put_optional
+from tables.record import FIRST_DAY, NO_DAY, DayCounts, Values
+from tables.rhythm import GENERIC, Model, Parameters
 from tables.table import NEVER, Churn, Outputs, Rules
 
-MAX_YUAN: Final = 1e9
+__all__ = ["FEATURES", "Buyer", "Event", "Order", "Purchases", "attribute", "features"]
 
-# A larger whole number could be read, but not kept: MessagePack has 64 bits.
-Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-Attribute = str | Whole | float | None
+# The columns of an entry, all totals: orders, what they came to, what was paid back, orders with a
+# coupon, and days with an order.
+ORDERS: Final = 1
+AMOUNT_FEN: Final = 2
+REFUND_FEN: Final = 3
+COUPONS: Final = 4
+ACTIVE: Final = 5
+COLUMNS: Final = 5
 
-if TYPE_CHECKING:
-    Fen = int
-else:
-    Fen = Annotated[float, Meta(ge=0, le=MAX_YUAN)]  # yuan on the wire, until ``check``
+Attributes = dict[str, tuple[int, Attribute]]
+"""Of each known attribute since when it is so, and what it is."""
 
-
-class _Profiled(AnyEvent):
-    attributes: dict[str, Attribute] | UnsetType = UNSET
-
-
-class Registered(_Profiled, tag="registered"):
-    """The user signed up; may carry attributes."""
-
-    is_registration: ClassVar[bool] = True
+_unpack_attributes: Callable[[bytes], Attributes] = msgpack.Decoder(Attributes).decode
+_pack: Callable[[Any], bytes] = msgpack.Encoder().encode
 
 
-class Updated(_Profiled, tag="updated"):
-    """The user's attributes changed."""
-
-
-class _Paid(AnyEvent):
-    amount_fen: Fen = field(name="amount")
-
-    def check(self) -> None:
-        """Turn the amount into fen; ValueError where it is no whole number of them."""
-        self.amount_fen = fen(self.amount_fen)
-
-
-class Order(_Paid, tag="order"):
-    """The user bought something."""
-
-    coupon: bool | UnsetType = UNSET
-
-
-class Refund(_Paid, tag="refund"):
-    """The user got money back. Counts on its own day, not on the order's."""
-
-
-Event = Registered | Updated | Order | Refund | Erase
-
-
-def fen(yuan: float) -> int:
-    """Yuan as integer fen.
-
-    Raises:
-        ValueError: more than 2 decimals, or not between 0 and ``MAX_YUAN``.
-
-    >>> fen(0.29)
-    29
-    """
-    if not 0 <= yuan <= MAX_YUAN:
-        raise ValueError("amount: out of range")
-    amount_fen = round(yuan * 100)
-    if amount_fen / 100 != yuan:
-        raise ValueError("amount: more than 2 decimals")
-    return amount_fen
-
-
-class Buyer(DayCounts):
+class Buyer(Customer):
     """A user in the domain purchases.
 
-    ``run_day`` is the first day of the run of days with an order that ends at ``last_day``;
-    ``pruned_run`` the run, first and last day, that the newest order day no longer kept ends.
+    ``first_ms`` is the earliest order, ``last_ms`` the latest, with their days; ``run_day`` the
+    first day of the run of days with an order that ends at ``last_day``; ``pruned_run`` the run,
+    first and last day, that the newest order day no longer kept ends.
     """
 
-    orders: list[int] = field(default_factory=lambda: [0])
-    amount_fen: list[int] = field(default_factory=lambda: [0])  # of orders
-    refund_fen: list[int] = field(default_factory=lambda: [0])
-    coupons: list[int] = field(default_factory=lambda: [0])  # orders with one
-    active: list[int] = field(default_factory=lambda: [0])  # days with an order
-    first_ms: int | None = None  # the earliest order
-    first_day: int | None = None
-    last_ms: int | None = None  # the latest order
-    last_day: int | None = None
-    run_day: int = FIRST_DAY
-    pruned_run: tuple[int, int] | None = None
-    registered_ms: int | None = None
-    registered_day: int | None = None
-    attributes: dict[str, tuple[int, Attribute]] = {}  # since when, what
-    churn: ChurnState = field(default_factory=ChurnState)
-    rhythm: Rhythm = field(default_factory=Rhythm)
+    def __init__(self, user_id: str, rules: int, values: Values) -> None:
+        super().__init__(user_id, rules, values, COLUMNS)
+        self.first_ms: int | None = None
+        self.first_day: int | None = None
+        self.last_day: int | None = None
+        self.run_day: int = FIRST_DAY
+        self.pruned_run: tuple[int, int] | None = None
+        self.registered_ms: int | None = None
+        self.registered_day: int | None = None
+        self.attributes: Attributes = {}
+
+    def write(self, to: BytesWriter) -> None:
+        """Append the record as bytes."""
+        super().write(to)
+        put_optional(to, self.first_ms)
+        put_optional(to, self.first_day)
+        put_optional(to, self.last_day)
+        put(to, self.run_day)
+        run = self.pruned_run
+        put_optional(to, None if run is None else run[0])
+        put_optional(to, None if run is None else run[1])
+        put_optional(to, self.registered_ms)
+        put_optional(to, self.registered_day)
+        put_bytes(to, _pack(self.attributes) if self.attributes else b"")
+
+    def read(self, row: Reader) -> None:
+        """Take over what ``write`` wrote."""
+        super().read(row)
+        self.first_ms = row.optional()
+        self.first_day = row.optional()
+        self.last_day = row.optional()
+        self.run_day = row.number()
+        first, last = row.optional(), row.optional()
+        self.pruned_run = None if first is None or last is None else (first, last)
+        self.registered_ms = row.optional()
+        self.registered_day = row.optional()
+        attributes = row.bytes()
+        self.attributes = _unpack_attributes(attributes) if attributes else {}
 
 
 features: Final = Features()
 FEATURES: Final = features.readers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Streak:
     """A run of days ends two midnights after its last day."""
 
-    def next_turn(self, constants: Constants) -> DayOf:
+    def next_turn(self, constants: Constants) -> Turn:
         """It matters only to a run that is as long as some number a rule compares it with."""
         if constants is None:
-            return partial(_run_breaks, 1)
+            return RunBreaks(1)
         reached = [constant for constant in constants if constant >= 0]
-        return partial(_run_breaks, min(reached, default=inf))
+        return RunBreaks(min(reached, default=inf))
 
     def last_turn(self, user: Buyer, day: int) -> int:
         """Where it fell to 0."""
         return FIRST_DAY if user.last_day is None or user.last_day + 2 > day else user.last_day + 2
 
 
-def _run_breaks(shortest: float, user: Buyer) -> int:
-    last_day = user.last_day
-    if last_day is None or last_day + 2 <= user.today or last_day - user.run_day + 1 < shortest:
-        return NO_DAY
-    return last_day + 2
+class RunBreaks(Turn):
+    """A run of at least ``shortest`` days breaks."""
+
+    def __init__(self, shortest: float) -> None:
+        self.shortest = shortest
+
+    def next_day(self, user: DayCounts) -> i64:
+        """Two midnights after its last day."""
+        assert isinstance(user, Buyer)
+        last_day = user.last_day
+        if last_day is None or last_day + 2 <= user.today:
+            return NO_DAY
+        return NO_DAY if last_day - user.run_day + 1 < self.shortest else last_day + 2
 
 
 def _days_since(user: Buyer, day: int | None) -> float:
@@ -165,100 +142,92 @@ def purchase_streak_days(user: Buyer) -> int:
     return 0 if last_day is None or user.today > last_day + 1 else last_day - user.run_day + 1
 
 
-@features.add(Window(30, "orders"))
+@features.add(Window(30, ORDERS))
 def orders_30d(user: Buyer) -> int:
     """Orders in the last 30 local days. Source: ``order``. Late order: counted on its day."""
-    return user.orders[-1] - user.orders[bisect_right(user.days, user.today - 30) - 1]
+    return user.over(30, ORDERS)
 
 
-@features.add(Window(90, "orders"))
+@features.add(Window(90, ORDERS))
 def orders_90d(user: Buyer) -> int:
     """Orders in the last 90 local days. Source: ``order``. Late order: counted on its day."""
-    return user.orders[-1] - user.orders[bisect_right(user.days, user.today - 90) - 1]
+    return user.over(90, ORDERS)
 
 
-@features.add(Window(365, "orders"))
+@features.add(Window(365, ORDERS))
 def orders_365d(user: Buyer) -> int:
     """Orders in the last 365 local days. Source: ``order``. Late order: counted on its day."""
-    return user.orders[-1] - user.orders[bisect_right(user.days, user.today - 365) - 1]
+    return user.over(365, ORDERS)
 
 
 @features.add()
 def orders_total(user: Buyer) -> int:
     """Orders ever. Source: ``order``. Late order: counted."""
-    return user.orders[-1]
+    return user.total(ORDERS)
 
 
-@features.add(Window(90, "orders"))
+@features.add(Window(90, ORDERS))
 def repurchases_90d(user: Buyer) -> int:
     """Orders in the last 90 local days other than the earliest ever.
 
     Source: ``order``. Late order: counted on its day; may become the earliest.
     """
-    orders = user.orders[-1] - user.orders[bisect_right(user.days, user.today - 90) - 1]
+    orders = user.over(90, ORDERS)
     first_day = user.first_day
     return orders if first_day is None or first_day <= user.today - 90 else orders - 1
 
 
-@features.add(Balance(30, "amount_fen", "refund_fen", unit=100))
+@features.add(Balance(30, AMOUNT_FEN, REFUND_FEN, unit=100))
 def spend_30d(user: Buyer) -> float:
     """Orders less refunds of the last 30 local days, in yuan, negative where refunds prevail.
 
     Source: ``order``, ``refund``. Late event: counted on its day.
     """
-    before = bisect_right(user.days, user.today - 30) - 1
-    bought, returned = user.amount_fen, user.refund_fen
-    return (bought[-1] - bought[before] - returned[-1] + returned[before]) / 100
+    return (user.over(30, AMOUNT_FEN) - user.over(30, REFUND_FEN)) / 100
 
 
-@features.add(Balance(90, "amount_fen", "refund_fen", unit=100))
+@features.add(Balance(90, AMOUNT_FEN, REFUND_FEN, unit=100))
 def spend_90d(user: Buyer) -> float:
     """As ``spend_30d``, over 90 local days."""
-    before = bisect_right(user.days, user.today - 90) - 1
-    bought, returned = user.amount_fen, user.refund_fen
-    return (bought[-1] - bought[before] - returned[-1] + returned[before]) / 100
+    return (user.over(90, AMOUNT_FEN) - user.over(90, REFUND_FEN)) / 100
 
 
-@features.add(Balance(365, "amount_fen", "refund_fen", unit=100))
+@features.add(Balance(365, AMOUNT_FEN, REFUND_FEN, unit=100))
 def spend_365d(user: Buyer) -> float:
     """As ``spend_30d``, over 365 local days."""
-    before = bisect_right(user.days, user.today - 365) - 1
-    bought, returned = user.amount_fen, user.refund_fen
-    return (bought[-1] - bought[before] - returned[-1] + returned[before]) / 100
+    return (user.over(365, AMOUNT_FEN) - user.over(365, REFUND_FEN)) / 100
 
 
 @features.add()
 def spend_total(user: Buyer) -> float:
     """Orders less refunds ever, in yuan. Source: ``order``, ``refund``. Late event: counted."""
-    return (user.amount_fen[-1] - user.refund_fen[-1]) / 100
+    return (user.total(AMOUNT_FEN) - user.total(REFUND_FEN)) / 100
 
 
-@features.add(Ratio(90, "amount_fen", "orders"))
+@features.add(Ratio(90, AMOUNT_FEN, ORDERS))
 def avg_order_90d(user: Buyer) -> float:
     """Mean amount of the orders of the last 90 local days, in yuan; 0 where there are none.
 
     Refunds do not count. Source: ``order``. Late order: counted on its day.
     """
-    before = bisect_right(user.days, user.today - 90) - 1
-    orders = user.orders[-1] - user.orders[before]
-    return (user.amount_fen[-1] - user.amount_fen[before]) / (100 * orders) if orders else 0
+    orders = user.over(90, ORDERS)
+    return user.over(90, AMOUNT_FEN) / (100 * orders) if orders else 0
 
 
-@features.add(Ratio(90, "coupons", "orders"))
+@features.add(Ratio(90, COUPONS, ORDERS))
 def coupon_rate_90d(user: Buyer) -> float:
     """Share of the orders of the last 90 local days that had a coupon, 0 to 1; 0 where none.
 
     Source: ``order``. Late order: counted on its day.
     """
-    before = bisect_right(user.days, user.today - 90) - 1
-    orders = user.orders[-1] - user.orders[before]
-    return (user.coupons[-1] - user.coupons[before]) / orders if orders else 0
+    orders = user.over(90, ORDERS)
+    return user.over(90, COUPONS) / orders if orders else 0
 
 
-@features.add(Window(90, "active"))
+@features.add(Window(90, ACTIVE))
 def active_days_90d(user: Buyer) -> int:
     """Days with an order among the last 90 local days. Source: ``order``. Late order: counted."""
-    return user.active[-1] - user.active[bisect_right(user.days, user.today - 90) - 1]
+    return user.over(90, ACTIVE)
 
 
 @features.add(Since("last_day"))
@@ -303,7 +272,6 @@ def attribute(name: str) -> Callable[[Buyer], Attribute]:
         known = user.attributes.get(name)
         return known[1] if known else None
 
-    read.__name__ = name
     return read
 
 
@@ -313,7 +281,6 @@ class Purchases(DayTable[Buyer]):
     name = "purchases"
     features = features
     record = Buyer
-    columns = ("orders", "amount_fen", "refund_fen", "coupons", "active")
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules)
@@ -328,7 +295,7 @@ class Purchases(DayTable[Buyer]):
         if isinstance(event, Order):
             self._order(user, event, day, out)
         elif isinstance(event, Refund):
-            add(user.refund_fen, self.entry(user, day), event.amount_fen)
+            user.add(self.entry(user, day), REFUND_FEN, event.amount_fen)
             self._doubt(user, out)
             if self._breaks_down:
                 out.figures.append(("refunds", "", event.amount_fen))
@@ -385,22 +352,14 @@ class Purchases(DayTable[Buyer]):
         return Predicted(model=model, **shared)
 
     def _order(self, user: Buyer, event: Order, day: int, out: Outputs) -> None:
-        entry = self.entry(user, day)
-        orders, amount_fen = user.orders, event.amount_fen
-        is_first_of_day = orders[entry] == orders[entry - 1]
-        if entry == len(orders) - 1:
-            orders[entry] += 1
-            user.amount_fen[entry] += amount_fen
-            if event.coupon:
-                user.coupons[entry] += 1
-            if is_first_of_day:
-                user.active[entry] += 1
-        else:
-            add(orders, entry, 1)
-            add(user.amount_fen, entry, amount_fen)
-            add(user.coupons, entry, 1 if event.coupon else 0)
-            add(user.active, entry, int(is_first_of_day))
+        entry, amount_fen = self.entry(user, day), event.amount_fen
+        is_first_of_day = not user.on(entry, ORDERS)
+        user.add(entry, ORDERS, 1)
+        user.add(entry, AMOUNT_FEN, amount_fen)
+        if event.coupon:
+            user.add(entry, COUPONS, 1)
         if is_first_of_day:
+            user.add(entry, ACTIVE, 1)
             _join_run(user, entry, day)
         ts_ms, last_ms = event.ts, user.last_ms
         latest = last_ms is None or ts_ms > last_ms
@@ -416,9 +375,9 @@ class Purchases(DayTable[Buyer]):
 
     def _doubt(self, user: Buyer, out: Outputs) -> None:
         """Say what cannot be true of a refund that was applied."""
-        if not user.orders[-1]:
+        if not user.total(ORDERS):
             out.figures.append(("inaccurate", "refund_without_order", 1))
-        elif user.refund_fen[-1] > user.amount_fen[-1]:
+        elif user.total(REFUND_FEN) > user.total(AMOUNT_FEN):
             out.figures.append(("inaccurate", "negative_spend", 1))
 
     def _profile(self, user: Buyer, event: Registered | Updated, day: int, out: Outputs) -> None:
@@ -436,12 +395,14 @@ class Purchases(DayTable[Buyer]):
                     # A removal is kept too, or an older value that comes late would undo it.
                     user.attributes[name] = (ts_ms, value)
 
-    def fold(self, user: Buyer, entries: int) -> None:
+    def fold(self, user: Buyer, before: i64) -> None:
         """A run of days may reach back beyond those that are kept."""
-        for entry in range(1, entries + 1):
-            if user.orders[entry] > user.orders[entry - 1]:
-                day, run = user.days[entry], user.pruned_run
+        entry = user.width
+        while entry <= before:
+            if user.on(entry, ORDERS):
+                day, run = int(user.cells[entry]), user.pruned_run
                 user.pruned_run = (run[0] if run and run[1] == day - 1 else day, day)
+            entry += user.width
 
     def _describe(self, user: Buyer) -> dict[str, Any]:
         """What a churn warning says about the user."""
@@ -458,15 +419,17 @@ class Purchases(DayTable[Buyer]):
         }
 
 
-def _join_run(user: Buyer, entry: int, day: int) -> None:
+def _join_run(user: Buyer, entry: i64, day: i64) -> None:
     """A day got its first order: it may begin a run, lengthen the last one or fill a gap."""
     last_day = user.last_day
     if last_day is None or day > last_day + 1:
         user.run_day = day
     elif day == user.run_day - 1:
-        days, orders = user.days, user.orders
-        while entry > 1 and days[entry - 1] == day - 1 and orders[entry - 1] > orders[entry - 2]:
-            entry -= 1
+        width = user.width
+        while entry > width and user.cells[entry - width] == day - 1:
+            if not user.on(entry - width, ORDERS):
+                break
+            entry -= width
             day -= 1
         run = user.pruned_run
-        user.run_day = run[0] if entry == 1 and run and run[1] == day - 1 else day
+        user.run_day = run[0] if entry == width and run and run[1] == day - 1 else day

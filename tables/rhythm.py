@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from math import erfc, inf, log, log1p, sqrt
 from typing import Final
 
-from msgspec import Struct
+from librt.strings import BytesWriter
 
 from tables.calendar import DAY_MS, NEVER
+from tables.packing import Reader, put, put_float, put_optional
 
 FADING: Final = 0.9
 """What a gap weighs once another has come."""
@@ -32,7 +33,7 @@ FURTHEST_MS: Final = 3650 * DAY_MS
 """A delay that would be longer is none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Parameters:
     """What a population is like, for gaps in days.
 
@@ -52,16 +53,35 @@ GENERIC: Final = Parameters(m0=log(14), kappa0=0.7, a0=2.5, b0=1.5, a=0.3, b=1.2
 """For those who have no history to fit to: gaps around two weeks, a fifth gone after one order."""
 
 
-class Rhythm(Struct, array_like=True, gc=False):
+@dataclass
+class Rhythm:
     """A user's orders so far: ``x`` gaps, of which ``n`` still count, and their logarithms' mean
-    and sum of squared distances from it. Zeros that are whole numbers take a byte each.
+    and sum of squared distances from it. ``last_ms`` is when the last occasion began.
     """
 
-    last_ms: int | None = None  # when the last occasion began
+    last_ms: int | None = None
     x: int = 0
-    n: int | float = 0
-    mean: int | float = 0
-    m2: int | float = 0
+    n: float = 0.0
+    mean: float = 0.0
+    m2: float = 0.0
+
+    def write(self, to: BytesWriter) -> None:
+        """Append the rhythm as bytes."""
+        put_optional(to, self.last_ms)
+        put(to, self.x)
+        if self.x:
+            put_float(to, self.n)
+            put_float(to, self.mean)
+            put_float(to, self.m2)
+
+    def read(self, row: Reader) -> None:
+        """Take over what ``write`` wrote."""
+        self.last_ms = row.optional()
+        self.x = row.number()
+        if self.x:
+            self.n = row.float()
+            self.mean = row.float()
+            self.m2 = row.float()
 
     def hear(self, ts_ms: int) -> bool:
         """An order at ``ts_ms`` arrived; whether it begins an occasion.
@@ -99,8 +119,6 @@ class Outlook:
     >>> outlook.silence(0), round(outlook.silence(30), 3)
     (1.0, 0.422)
     """
-
-    __slots__ = ("_back", "_curve", "_factor", "gone", "mu", "nu", "sigma")
 
     def __init__(self, rhythm: Rhythm, parameters: Parameters) -> None:
         n, mean = rhythm.n, rhythm.mean

@@ -4,51 +4,39 @@ Windows: whole local days, the clock's own included, and the local calendar mont
 Late events: counted on their own day. Source: topic ``service``.
 """
 
-from collections.abc import Callable
-from operator import attrgetter
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from msgspec import UNSET, UnsetType, field
-
-from tables.days import DayCounts, DayTable, add, month_sum_of, sum_of
-from tables.event import Erase
-from tables.event import Event as AnyEvent
+from tables.days import DayTable, month_sum_of, sum_of
+from tables.events import Event as AnyEvent
+from tables.events.service import Contact, Event
 from tables.features import Features, Month, Window
+from tables.record import DayCounts, Values
 from tables.table import Outputs
 
-Kind = Literal["consult", "complaint", "other"]
+__all__ = ["Caller", "Event", "Service", "features"]
 
-
-class Contact(AnyEvent, tag="contact"):
-    """The user turned to customer service; ``other`` where the kind is not told."""
-
-    channel: str | UnsetType = UNSET
-    kind: Kind | UnsetType = UNSET
-
-
-Event = Contact | Erase
+CONTACTS: Final = 1
+CONSULTS: Final = 2
+COMPLAINTS: Final = 3
+COLUMNS: Final = 3
 
 
 class Caller(DayCounts):
     """A user in the domain service."""
 
-    contacts: list[int] = field(default_factory=lambda: [0])
-    consults: list[int] = field(default_factory=lambda: [0])
-    complaints: list[int] = field(default_factory=lambda: [0])
+    def __init__(self, user_id: str, rules: int, values: Values) -> None:
+        super().__init__(user_id, rules, values, COLUMNS)
 
 
 features: Final = Features()
 
 # Contacts of the month and of the last 30 local days. Source: ``contact``.
-features.add(Month("contacts"))(month_sum_of("contacts_month", "contacts"))
-features.add(Month("consults"))(month_sum_of("consults_month", "consults"))
-features.add(Window(30, "contacts"))(sum_of("contacts_30d", 30, "contacts"))
-features.add(Window(30, "complaints"))(sum_of("complaints_30d", 30, "complaints"))
+features.add(Month(CONTACTS), "contacts_month")(month_sum_of(CONTACTS))
+features.add(Month(CONSULTS), "consults_month")(month_sum_of(CONSULTS))
+features.add(Window(30, CONTACTS), "contacts_30d")(sum_of(30, CONTACTS))
+features.add(Window(30, COMPLAINTS), "complaints_30d")(sum_of(30, COMPLAINTS))
 
-_OF_KIND: Final[dict[Any, Callable[[Caller], list[int]]]] = {
-    "consult": attrgetter("consults"),
-    "complaint": attrgetter("complaints"),
-}
+_OF_KIND: Final[dict[Any, int]] = {"consult": CONSULTS, "complaint": COMPLAINTS}
 
 
 class Service(DayTable[Caller]):
@@ -57,12 +45,11 @@ class Service(DayTable[Caller]):
     name = "service"
     features = features
     record = Caller
-    columns = ("contacts", "consults", "complaints")
 
     def take(self, user: Caller, event: AnyEvent, day: int, out: Outputs) -> None:
         """Apply a contact to the record."""
         if isinstance(event, Contact):
             entry = self.entry(user, day)
-            add(user.contacts, entry, 1)
+            user.add(entry, CONTACTS, 1)
             if column := _OF_KIND.get(event.kind):
-                add(column(user), entry, 1)
+                user.add(entry, column, 1)

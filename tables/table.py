@@ -11,17 +11,19 @@ the next event. Domains subclass ``Table`` and ``User``; no Kafka, files or wall
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar
 from zlib import crc32
 
-from msgspec import Struct, msgpack
+from mypy_extensions import i64
 
 from tables.calendar import NEVER, calendar_of
-from tables.dedup import Blocks, MemoryBlocks, Spilled, digest, forget, is_known, remember
-from tables.event import Erase, Event
-from tables.features import FIRST_DAY, NO_DAY, Constants, Features
+from tables.dedup import Blocks, MemoryBlocks, digest, forget, is_known, remember
+from tables.events import Erase, Event
+from tables.features import Constants, Features, Turn
 from tables.identity import identify, is_control
+from tables.packing import Reader
+from tables.record import FIRST_DAY, NO_DAY, DayCounts, TagState, User, Values
 
 __all__ = ["NEVER", "Outcome", "Outputs", "Table", "TagState", "User"]
 
@@ -32,7 +34,6 @@ Heard = tuple[int, int, bool, bool]
 Figure = tuple[str, str, int]
 
 
-_FOUND_AGAIN: Final = ("rules", "values", "clock_ms", "today", "deadline_ms", "hint_ms")
 _UNSET: Final = (None, False)  # what a tag is that the user does not have
 
 PASSIVE: Final = FIRST_DAY + 1
@@ -100,36 +101,6 @@ class Rules(Protocol):
     def domain(self, name: str) -> DomainRules: ...
 
 
-class TagState(Struct, array_like=True, gc=False):
-    """A tag that changed at least once: its value, since when, and how many changes it had."""
-
-    value: Any
-    since_ms: int
-    number: int
-
-
-class User(Struct, array_like=True, gc=False):
-    """What every domain remembers of a user. Times in epoch ms, days as ``Calendar`` counts.
-
-    Until the first event ``clock_ms`` and ``newest_ms`` are before all time.
-    """
-
-    user_id: str
-    rules: int  # id of the definitions that ``values`` follow
-    values: tuple[Any, ...]  # of all tags, in the order of definition
-    clock_ms: int = -NEVER
-    newest_ms: int = -NEVER  # the largest event time applied
-    today: int = FIRST_DAY  # the local day of the clock
-    deadline_ms: int = NEVER  # what ``Table.deadline_ms`` said last
-    hint_ms: int = NEVER  # ``fire`` has nothing to do before it
-    tags: dict[str, TagState] = {}
-    recent: bytes = b""
-    spilled: Spilled | None = None
-    heard_day: int = FIRST_DAY  # the local day of the event last told to the profile
-    erased_ms: int = -NEVER  # what happened up to here is not to be known any more
-
-
-@dataclass(slots=True)
 class Outputs:
     """What there is to emit, in order: JSON-ready records without ``emitted_at``.
 
@@ -145,21 +116,37 @@ class Outputs:
     ``ended`` are warnings that an erasure ended.
     """
 
-    changes: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    heard: Heard | None = None
-    active_day: int | None = None
-    erased_ms: tuple[int, int] | None = None
-    ended: list[dict[str, Any]] = field(default_factory=list)
-    figures: list[Figure] = field(default_factory=list)
-    dwelt: list[tuple[str, int]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.changes: list[dict[str, Any]] = []
+        self.warnings: list[dict[str, Any]] = []
+        self.steps: list[Step] = []
+        self.heard: Heard | None = None
+        self.active_day: int | None = None
+        self.erased_ms: tuple[int, int] | None = None
+        self.ended: list[dict[str, Any]] = []
+        self.figures: list[Figure] = []
+        self.dwelt: list[tuple[str, int]] = []
+
+    @property
+    def is_silent(self) -> bool:
+        """Nothing was said that anybody has to be told."""
+        told = self.steps or self.warnings or self.erased_ms
+        return not told and self.heard is None
+
+    def clear(self) -> None:
+        """Ready for the next user; figures stay until they are counted."""
+        self.changes.clear()
+        self.warnings.clear()
+        self.steps.clear()
+        self.ended.clear()
+        self.dwelt.clear()
+        self.heard = self.active_day = self.erased_ms = None
 
 
 U = TypeVar("U", bound=User)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Before:
     """The definitions that were in force until a switch, while users still have to be taken up.
 
@@ -177,9 +164,9 @@ class Before:
 class Table(Generic[U]):
     """The logic of one domain under ``rules``.
 
-    ``encode`` and ``decode`` turn a record into msgpack and back. ``blocks`` is where ids of
-    busy users go; whoever stores users replaces it. ``positions`` says where a tag stands in
-    ``values``. ``before`` is there from a switch of definitions until all users are taken up.
+    ``blocks`` is where ids of busy users go; whoever stores users replaces it. ``positions`` says
+    where a tag stands in ``values``. ``before`` is there from a switch of definitions until all
+    users are taken up.
     """
 
     name: ClassVar[str]
@@ -188,8 +175,6 @@ class Table(Generic[U]):
 
     def __init__(self, rules: Rules) -> None:
         domain = rules.domain(self.name)
-        self.encode: Callable[[U], bytes] = msgpack.Encoder().encode
-        self.decode: Callable[[bytes], U] = msgpack.Decoder(self.record).decode
         self.blocks: Blocks = MemoryBlocks()
         self.before: Before | None = None
         self.calendar = calendar_of(rules.timezone)
@@ -205,8 +190,9 @@ class Table(Generic[U]):
         self._evaluate = domain.evaluate
         self._evidence = tuple(domain.evidence)
         turns = self.features.next_turns(domain.thresholds)
-        self._midnights = [turn for span, turn in turns if not span]
-        self._leavings = [(span, turn) for span, turn in turns if span]
+        self._midnights: list[Turn] = [turn for span, turn in turns if not span]
+        self._leavings: list[Turn] = [turn for span, turn in turns if span]
+        self._spans: list[int] = [span for span, _ in turns if span]
         self._changes = list(dict.fromkeys(self.features.changes.values()))
 
     # -- what a domain adds
@@ -243,7 +229,17 @@ class Table(Generic[U]):
 
     def new(self, user_id: str) -> U:
         """The record of a user never heard of."""
-        return self.record(user_id=user_id, rules=self._rules_id, values=self._defaults)
+        return self.record(user_id, self._rules_id, self._defaults)
+
+    def encode(self, user: U) -> bytes:
+        """The record as bytes."""
+        return user.packed()
+
+    def decode(self, row: bytes, at: int = 0) -> U:
+        """The record that ``encode`` wrote, from ``at`` on."""
+        user = self.record("", 0, ())
+        user.read(Reader(row, at))
+        return user
 
     def apply(self, user: U, event: Event, time_ms: int, out: Outputs) -> Outcome:
         """Apply one event: deadlines that come before it first, then it, then the tags.
@@ -329,19 +325,17 @@ class Table(Generic[U]):
         return due_ms
 
     def _next_ms(self, user: U) -> int:
-        day = NO_DAY
-        for next_turn in self._midnights:
-            candidate = next_turn(user)
-            if candidate < day:
-                day = candidate
-        if self._leavings:
-            record: Any = user  # of a domain that keeps days
-            held = record.days
-            oldest = held[1] if len(held) > 1 else NO_DAY
-            for span, next_turn in self._leavings:
+        day: i64 = NO_DAY
+        if isinstance(user, DayCounts):
+            for turn in self._midnights:
+                candidate = turn.next_day(user)
+                if candidate < day:
+                    day = candidate
+            oldest = user.cells[user.width] if len(user.cells) > user.width else NO_DAY
+            for turn, span in zip(self._leavings, self._spans, strict=True):
                 if oldest + span >= day:
                     break  # and those behind it take longer still
-                candidate = next_turn(user)
+                candidate = turn.next_day(user)
                 if candidate < day:
                     day = candidate
         due_ms = self._day_start_ms(day)
@@ -405,8 +399,7 @@ class Table(Generic[U]):
         fresh = self.new(user.user_id)
         fresh.deadline_ms = user.deadline_ms  # its entry in the index has to go too
         fresh.erased_ms = event.ts
-        for name in user.__struct_fields__:
-            setattr(user, name, getattr(fresh, name))
+        user.become(fresh)
         return "applied"
 
     # -- other definitions
@@ -445,8 +438,9 @@ class Table(Generic[U]):
             return False
         if self._next_ms(written) != due_ms:
             return False
-        for name in _FOUND_AGAIN:
-            setattr(written, name, getattr(user, name))
+        written.rules, written.values = user.rules, user.values
+        written.clock_ms, written.today = user.clock_ms, user.today
+        written.deadline_ms, written.hint_ms = user.deadline_ms, user.hint_ms
         return self.encode(user) == self.encode(written)
 
     def reach(self, user: U, time_ms: int, out: Outputs) -> None:
@@ -494,7 +488,7 @@ class Table(Generic[U]):
 
     # -- what is said
 
-    def _emit(self, user: U, values: tuple[Any, ...], cause: Cause, out: Outputs) -> None:
+    def _emit(self, user: U, values: Values, cause: Cause, out: Outputs) -> None:
         """Make ``values`` the user's, and a change record of every one that differs."""
         erased = cause["kind"] == "erase"
         for position, definition in enumerate(self._tags):

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tables.calendar import DAY_MS, NEVER
-from tables.purchases import Order, Purchases
+from tables.events.purchases import Order
+from tables.purchases import Purchases
 from tables.rhythm import GENERIC, Model
 from tables.table import Outputs
 from tests.solo import Solo, definitions

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tables.engagement import milliseconds
+from tables.events.engagement import milliseconds
 from tables.table import NEVER, Outputs
 from tests.recount import Told, agree, comparisons, streams, within
 from tests.solo import Solo, received

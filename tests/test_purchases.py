@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from tables import purchases
-from tables.purchases import FEATURES, fen
+from tables.events.purchases import fen
+from tables.purchases import FEATURES
 from tables.table import NEVER, Outputs
 from tests.reference import Reference
 from tests.solo import Solo, received

@@ -24,8 +24,8 @@ from stream.events import Decoder, Rejected
 from stream.lines import Router
 from stream.rules import PARAMETERS, PROBABILITY, Churn, load
 from stream.settings import Settings
-from tables.event import Erase
-from tables.purchases import Order
+from tables.events import Erase
+from tables.events.purchases import Order
 from tables.rhythm import GENERIC, Parameters
 
 DOMAIN: Final = "purchases"

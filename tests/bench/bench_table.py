@@ -13,10 +13,10 @@ from typing import Any
 
 from stream import data, rules
 from stream.domains import discover
-from tables.engagement import Favorite, Review, View, Watch
-from tables.outreach import Reach, Response
-from tables.purchases import Order
-from tables.service import Contact
+from tables.events.engagement import Favorite, Review, View, Watch
+from tables.events.outreach import Reach, Response
+from tables.events.purchases import Order
+from tables.events.service import Contact
 from tables.table import NEVER, Outputs
 from tests.strategies import DAY_MS, HOUR_MS, MINUTE_MS
 

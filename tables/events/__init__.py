@@ -1,4 +1,6 @@
-"""What the events of all domains share. Domains declare theirs as subclasses, tagged by ``type``.
+"""The events that arrive: what those of all domains share, and one module for each domain's own.
+
+Domains declare theirs as subclasses, tagged by ``type``.
 
 Decoding checks types, lengths and ranges; ``check`` settles what a type cannot say.
 """

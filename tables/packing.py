@@ -1,0 +1,109 @@
+"""Numbers and texts as bytes, one after the other: how a user's record is kept.
+
+A record is read at every touch and written right after, whatever its history: so a number takes
+as few bytes as it needs (seven bits in each, the sign in the lowest), and nothing is named.
+Whoever reads asks for the same things in the same order as they were put.
+
+Source: protocol buffers' base-128 varints, zigzag.
+"""
+
+from typing import Final
+
+from librt.strings import BytesWriter, read_f64_le, write_f64_le
+from mypy_extensions import i64
+
+MAX_NUMBER: Final = 2**62 - 1
+"""No number may be larger, nor smaller than its negative."""
+
+
+def put(to: BytesWriter, number: i64) -> None:
+    """Append a whole number up to ``MAX_NUMBER`` either way."""
+    rest: i64 = (number << 1) ^ (number >> 63)
+    while rest > 127:
+        to.append((rest & 127) | 128)
+        rest >>= 7
+    to.append(rest)
+
+
+def put_optional(to: BytesWriter, number: int | None) -> None:
+    """Append a number that may be missing."""
+    if number is None:
+        to.append(0)
+    else:
+        to.append(1)
+        put(to, number)
+
+
+def put_float(to: BytesWriter, number: float) -> None:
+    """Append a floating-point number, exactly."""
+    write_f64_le(to, number)
+
+
+def put_bytes(to: BytesWriter, some: bytes) -> None:
+    """Append bytes with their number before them."""
+    put(to, len(some))
+    to.write(some)
+
+
+def put_text(to: BytesWriter, text: str) -> None:
+    """Append a text."""
+    put_bytes(to, text.encode())
+
+
+class Reader:
+    """Reads what was put, from ``at`` on. A row that is cut off raises IndexError.
+
+    >>> to = BytesWriter()
+    >>> put(to, -300), put_text(to, "u1"), put_optional(to, None)
+    (None, None, None)
+    >>> reader = Reader(to.getvalue())
+    >>> reader.number(), reader.text(), reader.optional()
+    (-300, 'u1', None)
+    """
+
+    def __init__(self, row: bytes, at: i64 = 0) -> None:
+        self.row = row
+        self.at: i64 = at
+
+    def number(self) -> i64:
+        """The next number."""
+        row, at = self.row, self.at
+        rest: i64 = 0
+        shift: i64 = 0
+        while True:
+            byte: i64 = row[at]
+            at += 1
+            if byte < 128:
+                break
+            rest |= (byte & 127) << shift
+            shift += 7
+        rest |= byte << shift
+        self.at = at
+        return (rest >> 1) ^ -(rest & 1)
+
+    def optional(self) -> int | None:
+        """The next number that may be missing."""
+        at = self.at
+        self.at = at + 1
+        if not self.row[at]:
+            return None
+        return self.number()
+
+    def float(self) -> float:
+        """The next floating-point number."""
+        at = self.at
+        self.at = at + 8
+        return read_f64_le(self.row, at)
+
+    def bytes(self) -> bytes:
+        """The next bytes."""
+        size = self.number()
+        at = self.at
+        self.at = at + size
+        if self.at > len(self.row):
+            raise IndexError("a row that ends too soon")
+        return self.row[at : self.at]
+
+    def text(self) -> str:
+        """The next text."""
+        return self.bytes().decode()
