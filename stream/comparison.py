@@ -20,6 +20,7 @@ from stream.partition import POSITION, Position, decode_position
 from stream.rules import Rules, parse
 from stream.store import DEADLINE_BYTES, PROFILE, Store, record_key
 from tables import profile
+from tables.outputs import Outputs
 from tables.table import Before
 
 PAGE = 500  # users read at a time

@@ -47,6 +47,7 @@ from stream.store import (
 from stream.store import Row as StoreRow
 from stream.topics import CHANGELOG
 from stream.users import Table, Users
+from tables.outputs import Outputs
 
 POSITION = META + b"position"
 SLICE = 50  # deadlines fired at a time: some milliseconds
@@ -124,48 +125,6 @@ class Metrics(Protocol):
     def optional(self, domain: str, field: str, *, present: int, absent: int) -> None: ...
     def produce_failed(self) -> None: ...
     def commit_failed(self) -> None: ...
-
-
-class Outputs:
-    """What a domain's logic says of one user: see `tables/table.py`."""
-
-    __slots__ = (
-        "active_day",
-        "changes",
-        "dwelt",
-        "ended",
-        "erased_ms",
-        "figures",
-        "heard",
-        "steps",
-        "warnings",
-    )
-
-    def __init__(self) -> None:
-        self.changes: list[dict[str, Any]] = []
-        self.warnings: list[dict[str, Any]] = []
-        self.steps: list[tuple[int, int, int]] = []
-        self.ended: list[dict[str, Any]] = []
-        self.figures: list[tuple[str, str, int]] = []
-        self.dwelt: list[tuple[str, int]] = []
-        self.heard: tuple[int, int, bool, bool] | None = None
-        self.active_day: int | None = None
-        self.erased_ms: tuple[int, int] | None = None
-
-    @property
-    def is_silent(self) -> bool:
-        """Nothing was said."""
-        told = self.steps or self.warnings or self.erased_ms
-        return not told and self.heard is None
-
-    def clear(self) -> None:
-        """Ready for the next user."""
-        self.changes.clear()
-        self.warnings.clear()
-        self.steps.clear()
-        self.ended.clear()
-        self.dwelt.clear()
-        self.heard = self.active_day = self.erased_ms = None
 
 
 @dataclass(slots=True)

@@ -22,13 +22,15 @@ instants are due, and when, is the table's to say.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from librt.strings import BytesWriter
-from msgspec import Struct, msgpack
+from msgspec import msgpack
 
 from tables.calendar import NEVER
 from tables.identity import identify, is_control
+from tables.kept import Warned
 from tables.packing import Reader, put, put_bytes, put_optional
 from tables.record import DayCounts, Values
 from tables.rhythm import QUIET_MS, Model, Rhythm
@@ -38,23 +40,6 @@ WARNED: Final = "warned"
 CHURNED: Final = "churned"
 
 RED_FROM: Final = 0.6  # a prediction less probable than that is yellow
-
-
-class Warned(Struct, array_like=True, gc=False):
-    """A raised warning. ``number`` counts a user's from 1; ``refuted``: it will not be right.
-
-    ``probability`` is what a predicted one was raised with; that by silence has none.
-    """
-
-    number: int
-    raised_ms: int
-    churn_ms: int
-    matures_ms: int
-    refuted: bool = False
-    scored: bool = False
-    returned_ms: int | None = None
-    returned_from: str | None = None
-    probability: float | None = None
 
 
 _STATES: Final = (NONE, WARNED, CHURNED)
@@ -118,22 +103,28 @@ class Customer(DayCounts):
         self.rhythm.read(row)
 
 
-class Mode:
-    """What both modes share: the life of a warning once it is raised.
+@dataclass(frozen=True)
+class Terms:
+    """What both modes go by: see `tables/table.py`, Churn, for the spans.
 
     ``describe(customer)`` gives a record its ``tags`` and ``evidence``, ``iso(ts_ms)`` its times.
     """
 
-    def __init__(
-        self,
-        *,
-        control: float | None,
-        iso: Callable[[int], str],
-        describe: Callable[[Any], dict[str, Any]],
-    ) -> None:
-        self._control = control
-        self._iso = iso
-        self._describe = describe
+    after_ms: int
+    lead_ms: int
+    control: float | None
+    iso: Callable[[int], str]
+    describe: Callable[[Any], dict[str, Any]]
+
+
+class Mode:
+    """What both modes share: the life of a warning once it is raised."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._control = terms.control
+        self._iso = terms.iso
+        self._describe = terms.describe
+        self._after_ms = terms.after_ms
 
     # -- what a mode adds
 
@@ -254,10 +245,9 @@ class Silence(Mode):
 
     name: Final = "silence"
 
-    def __init__(self, *, after_ms: int, lead_ms: int, **shared: Any) -> None:
-        super().__init__(**shared)
-        self._after_ms = after_ms
-        self._quiet_ms = after_ms - lead_ms
+    def __init__(self, terms: Terms) -> None:
+        super().__init__(terms)
+        self._quiet_ms = terms.after_ms - terms.lead_ms
 
     def order(
         self, customer: Customer, ts_ms: int, *, latest: bool, begins: bool
@@ -282,11 +272,10 @@ class Predicted(Mode):
 
     name: Final = "predicted"
 
-    def __init__(self, *, model: Model, after_ms: int, lead_ms: int, **shared: Any) -> None:
-        super().__init__(**shared)
+    def __init__(self, terms: Terms, model: Model) -> None:
+        super().__init__(terms)
         self._model = model
-        self._after_ms = after_ms
-        self._lead_ms = lead_ms
+        self._lead_ms = terms.lead_ms
 
     def order(
         self, customer: Customer, ts_ms: int, *, latest: bool, begins: bool

@@ -14,8 +14,9 @@ the repetition carries. ``BLOCK_IDS`` is their mean; 512 ids are out of reach.
 
 from typing import Final, Protocol
 
-import msgspec
 from xxhash import xxh3_64_digest
+
+from tables.kept import Spilled
 
 INLINE: Final = 64
 SPILL: Final = 32
@@ -59,18 +60,6 @@ class MemoryBlocks:
     def drop(self, user_id: str, number: int) -> None:
         """Forget the block."""
         self.rows.pop((user_id, number), None)
-
-
-class Spilled(msgspec.Struct, array_like=True, gc=False):
-    """What a record says of its blocks, numbered 0 to ``blocks - 1``.
-
-    ``ids`` counts what they hold, forgotten ids not yet removed included; ``newest_ms`` is the
-    largest event time ever in them.
-    """
-
-    blocks: int
-    ids: int
-    newest_ms: int
 
 
 class Recent(Protocol):

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
 
-from msgspec import Struct
-
 from tables.calendar import NEVER
 from tables.dedup import Blocks
+from tables.kept import Held
 
 INLINE: Final = 64
 """Times in a record that has no rows."""
@@ -38,25 +37,8 @@ _FELL: Final = ENTRY - _TIME
 _NUMBER_BITS: Final = 8 * _FELL
 _NUMBER: Final = (1 << _NUMBER_BITS) - 1
 
-Row = tuple[int, int, int]
 
-
-class Held(Struct, array_like=True, gc=False):
-    """What a record keeps of one window: ``total`` instants, the oldest of them in ``head``.
-
-    The others are in ``rows``, in order of time: of each its first instant, how many instants it
-    holds, and its number. What lies in a row is not before its first, nor beyond the next row's;
-    what is in ``head`` lies before the first row's. ``spent`` are rows to be dropped.
-    """
-
-    oldest_ms: int = NEVER  # the first time in ``head``
-    head: bytes = b""
-    total: int = 0
-    rows: tuple[Row, ...] = ()
-    spent: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Hours:
     """A window of ``span_ms``. Its rows are numbered from ``first_row`` on: no two windows of a
     domain share any.

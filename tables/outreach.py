@@ -26,7 +26,8 @@ from tables.events.outreach import (
     Unsubscribe,
 )
 from tables.features import Features, Month, Rate, Window, levels_of
-from tables.hours import Held, Hours
+from tables.hours import Hours
+from tables.kept import Held
 from tables.packing import Reader, put, put_bytes
 from tables.record import DayCounts, Values
 from tables.table import NEVER, Outputs, Rules

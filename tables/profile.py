@@ -17,11 +17,13 @@ Pure: no Kafka, files or wall clock here. One record per user, kept beside those
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from msgspec import Struct, msgpack
+from msgspec import msgpack
 
 from tables import activity
 from tables.calendar import NEVER, calendar_of
 from tables.identity import identify, is_control
+from tables.kept import HeldTag, Profile
+from tables.outputs import Outputs
 
 PROFILE: Final = "profile"
 
@@ -57,27 +59,6 @@ class ProfileRules(Protocol):
     def reads(self) -> frozenset[str]: ...
 
 
-class Said(Protocol):
-    """What a domain says of a user (``tables/table.py``, Outputs)."""
-
-    @property
-    def changes(self) -> list[Change]: ...
-    @property
-    def warnings(self) -> list[dict[str, Any]]: ...
-    @property
-    def steps(self) -> list[tuple[int, int, int]]: ...
-    @property
-    def heard(self) -> tuple[int, int, bool, bool] | None: ...
-    @property
-    def active_day(self) -> int | None: ...
-    @property
-    def erased_ms(self) -> tuple[int, int] | None: ...
-    @property
-    def figures(self) -> list[tuple[str, str, int]]: ...
-    @property
-    def dwelt(self) -> list[Dwelt]: ...
-
-
 class Rules(Protocol):
     """The definitions, as far as profiles go."""
 
@@ -91,42 +72,18 @@ class Rules(Protocol):
     def tags(self) -> Sequence[Definition]: ...
 
 
-class Held(Struct, array_like=True, gc=False):
-    """A tag that a user has: its value, and since when."""
-
-    value: Any
-    since_ms: int
-
-
-class Profile(Struct, array_like=True, gc=False):
-    """What is kept of a user over all domains. Times in epoch ms.
-
-    ``tags`` are those set now, of all domains and made of tags. ``numbers`` counts the changes
-    of each tag made of tags. ``domains`` are those with a record of the user. ``activity`` comes
-    first, so that it has its place in a row.
-    """
-
-    activity: bytes
-    user_id: str
-    tags: dict[str, Held] = {}
-    numbers: dict[str, int] = {}
-    domains: list[str] = []
-    updated_ms: int = -NEVER  # of the last change; before all time until the first
-    erased_ms: int = -NEVER  # the newest thing that is not to be known any more
-    barred: bool = False  # nothing newer than what was erased is known: no tags made of tags
-
-
 def _hold(profile: Profile, name: str, value: Any, at_ms: int, dwelt: list[Dwelt]) -> None:
     """The user has the tag with this value from now on, or not at all."""
     before = profile.tags.pop(name, None)
     if before is not None:
         dwelt.append((name, max(0, at_ms - before.since_ms)))
     if value is not None and value is not False:
-        profile.tags[name] = Held(value, at_ms)
+        profile.tags[name] = HeldTag(value, at_ms)
 
 
 #: Where a row has the activity: behind the heads of an array and of a short binary.
-_ACTIVITY: Final = slice(3, 3 + activity.BYTES)
+_BEGIN: Final = 3
+_END: Final = _BEGIN + activity.BYTES
 
 
 class Profiles:
@@ -159,14 +116,14 @@ class Profiles:
 
     def activated(self, row: bytes, day: int, figures: list[tuple[str, str, int]]) -> bytes:
         """The row of a profile, encoded, after the user was active on a day: all that changed."""
-        known = activity.activated(row[_ACTIVITY], day, figures)
-        return row[: _ACTIVITY.start] + known + row[_ACTIVITY.stop :]
+        known = activity.activated(row[_BEGIN:_END], day, figures)
+        return row[:_BEGIN] + known + row[_END:]
 
     def follow(
         self,
         profile: Profile,
         domain: str,
-        said: Said,
+        said: Outputs,
         clock_ms: int,
         event_id: str | None,
         newest_ms: int = -NEVER,

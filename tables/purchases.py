@@ -16,7 +16,7 @@ from librt.strings import BytesWriter
 from msgspec import msgpack
 from mypy_extensions import i64
 
-from tables.churn import ChurnState, Customer, Mode, Predicted, Silence
+from tables.churn import ChurnState, Customer, Mode, Predicted, Silence, Terms
 from tables.days import DayTable
 from tables.events import Event as AnyEvent
 from tables.events.purchases import Attribute, Event, Order, Refund, Registered, Updated
@@ -335,21 +335,15 @@ class Purchases(DayTable[Buyer]):
     def _mode(self, churn: Churn | None) -> Mode | None:
         if churn is None:
             return None
-        shared: dict[str, Any] = {
-            "after_ms": churn.after_ms,
-            "lead_ms": churn.lead_ms,
-            "control": churn.control,
-            "iso": self.calendar.iso,
-            "describe": self._describe,
-        }
-        if churn.mode == Silence.name:
-            return Silence(**shared)
-        model = Model(
-            GENERIC if churn.parameters is None else Parameters(**churn.parameters),
-            horizon_ms=churn.lead_ms + churn.after_ms,
-            probability=churn.probability,
+        terms = Terms(
+            churn.after_ms, churn.lead_ms, churn.control, self.calendar.iso, self._describe
         )
-        return Predicted(model=model, **shared)
+        if churn.mode == Silence.name:
+            return Silence(terms)
+        parameters = GENERIC if churn.parameters is None else Parameters(**churn.parameters)
+        horizon_ms = churn.lead_ms + churn.after_ms
+        model = Model(parameters, horizon_ms=horizon_ms, probability=churn.probability)
+        return Predicted(terms, model)
 
     def _order(self, user: Buyer, event: Order, day: int, out: Outputs) -> None:
         entry, amount_fen = self.entry(user, day), event.amount_fen

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from librt.strings import BytesWriter
 from librt.vecs import append, vec
-from msgspec import Struct, msgpack
+from msgspec import msgpack
 from mypy_extensions import i64
 
 from tables.calendar import NEVER
-from tables.dedup import Spilled
+from tables.kept import Spilled, TagState
 from tables.packing import Reader, put, put_bytes, put_text
 
 FIRST_DAY: Final = -(10**9)
@@ -32,14 +32,6 @@ Values = tuple[Any, ...]
 
 _FOLDED: Final = 64  # entries that may be folded away before it is worth doing
 _REMEMBERED: Final = 10_000  # combinations of values of which the bytes are remembered
-
-
-class TagState(Struct, array_like=True, gc=False):
-    """A tag that changed at least once: its value, since when, and how many changes it had."""
-
-    value: Any
-    since_ms: int
-    number: int
 
 
 _pack: Callable[[Any], bytes] = msgpack.Encoder().encode

@@ -6,7 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tables.dedup import ENTRY, INLINE, MemoryBlocks, Spilled, digest, forget, is_known, remember
+from tables.dedup import ENTRY, INLINE, MemoryBlocks, digest, forget, is_known, remember
+from tables.kept import Spilled
 
 WEEK_MS = 7 * 86_400_000
 START_MS = 1_000_000_000_000

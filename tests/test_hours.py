@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from tables.dedup import MemoryBlocks
-from tables.hours import INLINE, ROW, Held, Hours
+from tables.hours import INLINE, ROW, Hours
+from tables.kept import Held
 from tables.table import NEVER
 
 SPAN_MS = 1_000

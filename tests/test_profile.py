@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from stream import rules
-from tables.profile import Profile, Profiles
+from tables.kept import Profile
+from tables.profile import Profiles
 from tests.strategies import PURCHASES
 
 AT_MS = 1_745_942_400_000  # 2025-04-30 00:00 in Shanghai
