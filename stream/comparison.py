@@ -16,7 +16,7 @@ from stream.definitions import Definitions
 from stream.domains import Domain
 from stream.errors import UsageError
 from stream.metrics import value_label
-from stream.partition import POSITION, Position, decode_position
+from stream.position import POSITION, Position, decode_position
 from stream.rules import Rules, parse
 from stream.store import DEADLINE_BYTES, PROFILE, Store, record_key
 from tables import profile

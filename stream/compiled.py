@@ -19,9 +19,29 @@ from typing import Final, Literal
 
 #: What is compiled, together: calls among them are calls of C.
 MODULES: Final = (
+    "stream.applying",
     "stream.batches",
+    "stream.profiles",
+    "stream.rows",
+    "stream.users",
+    "tables.activity",
+    "tables.calendar",
+    "tables.churn",
+    "tables.days",
+    "tables.dedup",
+    "tables.engagement",
     "tables.features",
+    "tables.hours",
     "tables.identity",
+    "tables.outputs",
+    "tables.outreach",
+    "tables.packing",
+    "tables.profile",
+    "tables.purchases",
+    "tables.record",
+    "tables.rhythm",
+    "tables.service",
+    "tables.table",
 )
 LIBRARY: Final = "tagstream__mypyc"
 """The extension module that holds them all; theirs only point into it. Also in `pyproject.toml`."""

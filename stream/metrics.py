@@ -579,14 +579,14 @@ class Metrics(Collector):
 
     # Once per flush, after its commit:
 
-    def transitions(self, changes: Iterable[Transition]) -> None:
-        """Changes that were committed."""
-        for (tag, previous, value, cause), number in Counter(changes).items():
+    def transitions(self, changes: Mapping[Transition, int]) -> None:
+        """Changes that were committed, and how many of each kind."""
+        for (tag, previous, value, cause), number in changes.items():
             self._transitions.add((tag, value_label(previous), value_label(value), cause), number)
 
-    def warnings(self, records: Iterable[Warned]) -> None:
-        """Records of ``churn-warnings`` that were committed."""
-        for record, number in Counter(records).items():
+    def warnings(self, records: Mapping[Warned, int]) -> None:
+        """Records of ``churn-warnings`` that were committed, and how many of each kind."""
+        for record, number in records.items():
             status, mode, level, control, right, state = record
             scored = "" if right is None else value_label(right)
             key = (status, mode, level, value_label(control), scored, state or "")

@@ -21,12 +21,13 @@ from typing import Any, Protocol
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
+from stream.applying import Feed, Metrics
 from stream.definitions import Definitions, objections
 from stream.domains import Domain
 from stream.errors import Fenced, RulesError, StateError
 from stream.events import Decoder, optional_fields
 from stream.journal import Journal, Row
-from stream.partition import Feed, Metrics, Partition
+from stream.partition import Partition
 from stream.profiles import Profiles
 from stream.recovery import check_source, is_corruption, recover
 from stream.rows import Pool

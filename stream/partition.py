@@ -15,85 +15,32 @@ This file knows no feature, no Kafka and no Faust.
 
 import asyncio
 import time
-import zlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
-import msgspec
-import orjson
-
+from stream.applying import Applying, Feed, Gathered, Metrics
 from stream.definitions import Definitions
 from stream.describe import local_iso
 from stream.errors import Fenced, JournalLost, SourceTrimmed
-from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
 from stream.journal import Journal, Row
-from stream.metrics import ALL, Transition, Warned, value_label
-from stream.partitioner import partition_for
+from stream.metrics import ALL, Transition, value_label
+from stream.position import POSITION, Place, Position, encode_position
 from stream.profiles import Profiles, Survey, Surveyor
 from stream.settings import Settings
-from stream.store import (
-    DEADLINE_BYTES,
-    META,
-    NEVER,
-    IndexChange,
-    Store,
-    deadline_in,
-    index_key,
-)
+from stream.store import DEADLINE_BYTES, NEVER, IndexChange, Store, deadline_in
 from stream.store import Row as StoreRow
 from stream.topics import CHANGELOG
-from stream.users import Table, Users
 from tables.outputs import Outputs
 
-POSITION = META + b"position"
 SLICE = 50  # deadlines fired at a time: some milliseconds
 SWEPT = 20  # users looked at at a time after a switch of definitions: a millisecond or two
 FIRED_USERS = 200  # users that deadlines may change in one transaction: live events wait for it
-WARNED = ("status", "mode", "level", "control", "right", "returned_from")
 PERSIST_SWEEP_S = 1.0  # a sweep that finds nothing to say is written down this often
 PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
-#: Figures that are counted by the value of the tag ``breakdown``.
-BY_VALUE = frozenset({"orders", "spend", "refunds", "reaches", "responses"})
-ABSENT = (None, msgspec.UNSET)  # what a field holds that was left out
-NO_DAY = 10**9  # after every day there is
 FULL_CHUNK = 2_000  # a chunk of this many records says that more is waiting
-PIECE = 200  # records applied at a time: some milliseconds, after which the network has its turn
-
-
-class Place(msgspec.Struct, array_like=True):
-    """Where a source stands: its part of the position row."""
-
-    offset: int = 0  # of the next record to apply
-    timestamp: int = 0  # of the last record applied
-    crc: int = 0  # CRC-32 of key and value of the last record applied
-    newest_ms: int = -1  # largest event time applied; -1: none yet
-    time_ms: int = -1  # the time reached; -1: none yet
-    end: int = 0  # the source is known to hold no record from ``offset`` to before this
-
-
-class Position(msgspec.Struct, array_like=True):
-    """The position row, last in every transaction of a partition.
-
-    ``incarnation`` names the changelog, so that a disk of another one is recognised.
-    """
-
-    incarnation: str
-    partitions: int
-    partitioner: str
-    timezone: str
-    places: dict[str, Place]
-    population: list[tuple[str, str, int]]  # tag, value, users
-    users: int = 0  # of whom anything is known
-    tagged: int = 0  # those among them with at least one tag
-    erase_key: str = ""  # a hash of the secret that erasures are marked with
-
-
-_encode_position = msgspec.msgpack.Encoder().encode
-decode_position = msgspec.msgpack.Decoder(Position).decode
+PIECE = 400  # records applied at a time: some milliseconds, after which the network has its turn
 
 
 class Chunk(Protocol):
@@ -107,115 +54,6 @@ class Chunk(Protocol):
     size: int
 
     def split(self, count: int) -> "tuple[Chunk, Chunk]": ...
-
-
-class Metrics(Protocol):
-    """What a partition counts (see `stream/metrics.py`)."""
-
-    def events(self, domain: str, outcomes: Mapping[tuple[str, str], int]) -> None: ...
-    def batch(self, domain: str, stage: str, seconds: float) -> None: ...
-    def transitions(self, changes: Any) -> None: ...
-    def warnings(self, records: Any) -> None: ...
-    def event_to_change(self, domain: str, weighted: Any) -> None: ...
-    def deadlines_fired(self, domain: str, number: int) -> None: ...
-    def lateness(self, domain: str, weighted: Any) -> None: ...
-    def figures(self, amounts: Mapping[tuple[str, str, str], int]) -> None: ...
-    def dwelt(self, times: Sequence[tuple[str, int]]) -> None: ...
-    def arrivals(self, domain: str, delays_ms: Sequence[int]) -> None: ...
-    def optional(self, domain: str, field: str, *, present: int, absent: int) -> None: ...
-    def produce_failed(self) -> None: ...
-    def commit_failed(self) -> None: ...
-
-
-@dataclass(slots=True)
-class Gathered:
-    """What the next transaction will say, and whom to thank for it.
-
-    Records are kept as JSON, which takes a quarter of the memory that their parts take.
-    """
-
-    changes: list[Row] = field(default_factory=list)
-    warnings: list[Row] = field(default_factory=list)
-    transitions: Counter[Transition] = field(default_factory=Counter)
-    warned: Counter[Warned] = field(default_factory=Counter)
-    figures: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    dwelt: list[tuple[str, int]] = field(default_factory=list)
-    dead: list[Row] = field(default_factory=list)
-    chunks: list[Callable[[], object]] = field(default_factory=list)  # acknowledge them
-    causes: list[tuple[str, int]] = field(default_factory=list)  # domain, append time of a cause
-    events: int = 0
-    since: float | None = None  # monotonic time of the first thing that waits
-
-    def say(self, key: bytes, changes: Sequence[Any], warnings: Sequence[Any]) -> None:
-        """Turn what was said of a user into rows and counts."""
-        for change in changes:
-            transition = change["tag"], change["previous"], change["value"], change["cause"]["kind"]
-            self.transitions[transition] += 1
-            self.changes.append((key, orjson.dumps(change)))
-        for warning in warnings:
-            self.count_warning(warning)
-            self.warnings.append((key, orjson.dumps(warning)))
-
-    def count_warning(self, warning: Mapping[str, Any]) -> None:
-        """Count a record of churn-warnings."""
-        self.warned[tuple(warning[name] for name in WARNED)] += 1
-
-
-class Feed:
-    """One domain's source in the partition: where it is, its time, its users."""
-
-    def __init__(
-        self,
-        name: str,
-        topic: str,
-        code: bytes,
-        table: Table,
-        decoder: Any,
-        users: Users,
-        optional: Mapping[type, Sequence[str]] = MappingProxyType({}),
-    ) -> None:
-        self.name = name
-        self.topic = topic
-        self.code = code
-        self.table = table
-        self.decoder = decoder
-        self.users = users
-        self.place = Place()
-        #: No entry of the deadline index that is still to be looked at lies before this.
-        self.floor_ms = 0
-        #: The index is looked at from here; what lies before it goes with a flush.
-        self.cursor = index_key(code, 0, b"")
-        self.optional = {kind: names for kind, names in optional.items() if names}
-        self.lag: int | None = None  # records not applied yet, as last heard from the broker
-        self.committed_offset = 0
-
-    @property
-    def is_due(self) -> bool:
-        """Whether a deadline may be due."""
-        return self.place.time_ms >= self.floor_ms
-
-    def follow(self, table: Table) -> None:
-        """Go by other definitions from the next event on."""
-        self.table = table
-        self.users.follow(table)
-
-    # What a scrape reads (`stream/metrics.py`, DomainView)
-
-    @property
-    def time_ms(self) -> int | None:
-        return self.place.time_ms if self.place.time_ms >= 0 else None
-
-    @property
-    def applied_offset(self) -> int:
-        return self.place.offset
-
-    @property
-    def deadlines_pending(self) -> int:
-        return self.users.deadlines_pending
-
-    @property
-    def next_deadline_ms(self) -> int | None:
-        return self.floor_ms if self.floor_ms < NEVER else None
 
 
 class Partition:
@@ -259,7 +97,6 @@ class Partition:
         self.population = {(tag, value): n for tag, value, n in position.population}
         self._settings = settings
         self._delay_ms = allowed_delay_ms
-        self._breakdown = breakdown
         self._definitions = definitions
         self._next_rules: Any = None  # what to switch to once nobody waits
         self._metrics = metrics
@@ -278,7 +115,10 @@ class Partition:
             for name in ("tag-changes", "churn-warnings", "dead-letters", "user-tags")
         }
         self._gathered = Gathered()
-        self._out = Outputs()  # of the user at hand
+        self._applying = Applying(
+            number, self.feeds, profiles, position, settings, metrics, breakdown
+        )
+        self._out = self._applying.out  # of the user at hand
         self._surveyor = Surveyor(self._zone)
         self._waiting: deque[tuple[str, Chunk, Callable[[], object]]] = deque()
         self._backlog = False  # the last chunk was full: more of them wait
@@ -351,7 +191,7 @@ class Partition:
 
     def _follow(self, definitions: Definitions) -> None:
         rules = definitions.rules
-        self._breakdown, self._delay_ms = rules.breakdown, rules.allowed_delay_ms
+        self._applying.breakdown, self._delay_ms = rules.breakdown, rules.allowed_delay_ms
         self.profiles.table = definitions.profiles
         latest_ms = self._now_ms() if self._wall else NEVER
         for name, feed in self.feeds.items():
@@ -390,7 +230,7 @@ class Partition:
         table.take_up(user, out)
         is_said = bool(out.changes or out.warnings)
         if is_said or self._concerns_profile(feed, key, user):
-            self._settle(feed, key, user, None)
+            self._applying.settle(feed, key, user, None, self._gather())
         out.clear()
         if is_said or not table.stands(user, users.peek(key)):
             users.put(key, user)
@@ -586,184 +426,9 @@ class Partition:
         if not records:
             place.offset = max(place.offset, chunk.end)
             return
-        started = time.perf_counter()
-        decoded = feed.decoder.decode_chunk(records)
-        applying = time.perf_counter()
-        gathered = self._gather()
-        now_ms = self._now_ms()
-        latest_ms, cap_ms = (now_ms + MAX_AHEAD_MS, now_ms) if self._wall else (NEVER, NEVER)
-        newest_ms, delay_ms = place.newest_ms, self._delay_ms
-        # An event dated ahead counts no more than the clock, and as the clock goes on, more.
-        time_ms = max(place.time_ms, min(newest_ms, cap_ms) - delay_ms)
-        users, apply, out, changes = feed.users, feed.table.apply, self._out, gathered.changes
-        unusual: Counter[tuple[Any, str]] = Counter()  # outcomes other than "applied"
-        behind_s: list[float] = []  # of events behind the partition's time
-        for record, event in zip(records, decoded, strict=True):
-            key = record.key
-            if event.__class__ is Rejected:
-                self._refuse(feed, record, event.code, event.detail)
-                continue
-            ts_ms = event.ts
-            user = users.get(key)
-            if user is None or ts_ms > latest_ms:
-                refused = self._misplaced(key, ts_ms, latest_ms)
-                if refused:
-                    self._refuse(feed, record, *refused)
-                    unusual[event.__class__, refused[0]] += 1
-                    continue
-                if user is None:
-                    user = users.new(event.user_id)
-            outcome = apply(user, event, time_ms, out)
-            if outcome != "applied":
-                unusual[event.__class__, outcome] += 1
-                if outcome == "too_late":
-                    self._refuse(feed, record, "too_late", "ts: behind the user's newest event")
-                    continue
-                if outcome != "late":
-                    continue
-            users.put(key, user)
-            if out.heard is not None or out.steps or out.warnings or out.erased_ms:
-                said = len(changes)
-                self._settle(feed, key, user, event.event_id)
-                if len(changes) != said:
-                    gathered.causes.append((feed.name, record.timestamp))
-            elif out.active_day is not None:
-                self.profiles.activate(key, out.active_day, out.figures)
-                out.active_day = None
-            if out.figures:
-                self._tally(feed, key, user)
-            if ts_ms < time_ms:
-                behind_s.append((time_ms - ts_ms) / 1000)
-            if ts_ms > newest_ms:
-                newest_ms = ts_ms
-                reached_ms = (ts_ms if ts_ms < cap_ms else cap_ms) - delay_ms
-                if reached_ms > time_ms:
-                    time_ms = reached_ms
-        last = records[-1]
-        place.offset, place.timestamp, place.crc = chunk.end, last.timestamp, fingerprint(last)
-        place.newest_ms, place.time_ms = newest_ms, time_ms
-        gathered.events += len(records)
-        outcomes = _outcomes(decoded, unusual)
-        applied = sum(n for (_, outcome), n in outcomes.items() if outcome in ("applied", "late"))
-        self._metrics.events(feed.name, outcomes)
-        self._metrics.lateness(
-            feed.name, [(0.0, applied - len(behind_s)), *((s, 1) for s in behind_s)]
-        )
-        self._measure(feed, records, decoded)
-        self._metrics.batch(feed.name, "decode", applying - started)
-        self._metrics.batch(feed.name, "apply", time.perf_counter() - applying)
-
-    def _settle(self, feed: Feed, key: bytes, user: Any, event_id: str | None) -> None:
-        """Fold what was said of a user into the profile, and gather all that follows."""
-        out, gathered, position, profiles = self._out, self._gathered, self.position, self.profiles
-        profile = profiles.get(key, user.user_id)
-        was_known, was_tagged = bool(profile.domains), bool(profile.tags)
-        newest_ms = -NEVER
-        if out.erased_ms:
-            newest_ms = self._newest_elsewhere(feed, key)
-        elif not was_known:
-            feeds = self.feeds.values()
-            erased_ms = max(each.users.erased_ms(user.user_id) for each in feeds)
-            profiles.table.bar(profile, erased_ms)
-        told = profiles.table.follow(profile, feed.name, out, user.clock_ms, event_id, newest_ms)
-        if profile.barred and event_id is not None and not out.erased_ms:
-            user.heard_day = NO_DAY  # the next event may be what lifts the bar
-            feed.users.put(key, user)
-        # An erasure is told even where no tag was left to take back.
-        profiles.put(key, profile, retold=bool(told) or out.erased_ms is not None)
-        if told:
-            position.tagged += bool(profile.tags) - was_tagged
-        position.users += bool(profile.domains) - was_known
-        gathered.say(key, told, out.warnings)
-        for warning in out.warnings:
-            if warning["status"] == "churned":
-                name = self._breakdown
-                value = "" if name is None else value_label(warning["tags"].get(name))
-                gathered.figures["churned", "", value] += 1
-        gathered.dwelt += out.dwelt
-        for warning in out.ended:
-            gathered.count_warning(warning)
-        if out.erased_ms:
-            self._forget(feed, key, user, out.erased_ms[0])
-        out.clear()
-
-    def _tally(self, feed: Feed, key: bytes, user: Any) -> None:
-        """Count what operations ask for, by the value of the user's tag where they do."""
-        figures, value = self._gathered.figures, None
-        for name, kind, amount in self._out.figures:
-            if name not in BY_VALUE:
-                figures[name, kind, feed.name] += amount
-                continue
-            if value is None:
-                value = value_label(self._group(feed, key, user))
-            figures[name, kind, value] += amount
-        self._out.figures.clear()
-
-    def _group(self, feed: Feed, key: bytes, user: Any) -> Any:
-        """The value of the tag by which figures are broken down."""
-        name = self._breakdown
-        if name is None:
-            return ""
-        position = feed.table.positions.get(name)
-        if position is not None:
-            return user.values[position]
-        held = self.profiles.get(key, user.user_id).tags.get(name)
-        return None if held is None else held.value
-
-    def _measure(self, feed: Feed, records: Sequence[Any], decoded: Sequence[Any]) -> None:
-        """What a chunk tells of the quality of its events."""
-        usable = [event for event in decoded if event.__class__ is not Rejected]
-        self._metrics.arrivals(
-            feed.name,
-            sorted(
-                record.timestamp - event.ts
-                for record, event in zip(records, decoded, strict=True)
-                if event.__class__ is not Rejected
-            ),
-        )
-        for kind, names in feed.optional.items():
-            own = [event for event in usable if event.__class__ is kind]
-            for name in names if own else ():
-                absent = sum(1 for event in own if getattr(event, name) in ABSENT)
-                self._metrics.optional(feed.name, name, present=len(own) - absent, absent=absent)
-
-    def _forget(self, feed: Feed, key: bytes, user: Any, ts_ms: int) -> None:
-        """The user was erased in one domain: mark it, and have the others speak up."""
-        feed.users.erase(user.user_id, ts_ms)
-        for other in self.feeds.values():
-            known = other.users.get(key)
-            if known is not None and other is not feed:
-                known.heard_day = NO_DAY  # what is newer than the erasure lifts its ban
-                other.users.put(key, known)
-
-    def _newest_elsewhere(self, feed: Feed, key: bytes) -> int:
-        """The largest event time of a user in all domains but one."""
-        others = [other.users.get(key) for other in self.feeds.values() if other is not feed]
-        return max((user.newest_ms for user in others if user is not None), default=-NEVER)
-
-    def _misplaced(self, key: bytes, ts_ms: int, latest_ms: int) -> tuple[Code, str] | None:
-        settings = self._settings
-        owner = partition_for(key, settings.partitions, settings.partitioner)
-        if owner != self.number:
-            return (
-                "wrong_partition",
-                f"{settings.partitioner} puts this key into partition {owner}",
-            )
-        if ts_ms > latest_ms:
-            return "future", "ts: more than 5 minutes ahead of the clock"
-        return None
-
-    def _refuse(self, feed: Feed, record: Any, code: Code, detail: str) -> None:
-        letter = dead_letter(
-            code,
-            detail,
-            topic=feed.topic,
-            partition=self.number,
-            offset=record.offset,
-            timestamp=record.timestamp,
-            value=record.value,
-        )
-        self._gather().dead.append((record.key, letter))
+        gathered, now_ms = self._gather(), self._now_ms()
+        wall_ms = now_ms if self._wall else NEVER
+        self._applying.apply(feed, records, chunk.end, wall_ms, self._delay_ms, gathered)
 
     # -- time passing
 
@@ -801,7 +466,7 @@ class Partition:
                 rows += row
                 index += moved
             if not self._out.is_silent:
-                self._settle(feed, key, user, None)
+                self._applying.settle(feed, key, user, None, self._gather())
         if index:
             self.store.move(rows, index)
         feed.cursor = due[-1] + b"\0"
@@ -870,7 +535,7 @@ class Partition:
             changelog += definitions.take()
         self._count_population(gathered.transitions)
         self.position.population = [(t, v, n) for (t, v), n in self.population.items()]
-        changelog.append((POSITION, _encode_position(self.position)))
+        changelog.append((POSITION, encode_position(self.position)))
         committed_at = {feed.name: feed.place.offset for feed in self.feeds.values()}
         emitted_at = b',"emitted_at":"%s"}' % local_iso(self._now_ms(), self._zone).encode()
         outputs: dict[str, Sequence[Row]] = {}
@@ -931,8 +596,8 @@ class Partition:
             commit_s -= produced_s
         metrics.batch(ALL, "commit", commit_s)
         metrics.batch(ALL, "persist", persist_s)
-        metrics.transitions(gathered.transitions.elements())
-        metrics.warnings(gathered.warned.elements())
+        metrics.transitions(gathered.transitions)
+        metrics.warnings(gathered.warned)
         metrics.figures(gathered.figures)
         metrics.dwelt(gathered.dwelt)
         waits: dict[str, list[tuple[float, int]]] = {}
@@ -948,29 +613,6 @@ class Partition:
                 if held is not None and held is not False:
                     key = (tag, value_label(held))
                     population[key] = population.get(key, 0) + step
-
-
-def _outcomes(
-    decoded: Sequence[Any], unusual: Mapping[tuple[Any, str], int]
-) -> dict[tuple[str, str], int]:
-    """What became of a chunk's events, by type: those not said to be unusual were applied."""
-    counts: Counter[tuple[str, str]] = Counter()
-    kind: Any
-    for kind, number in Counter(map(type, decoded)).items():
-        if kind is not Rejected:
-            counts[kind.__struct_config__.tag, "applied"] = number
-    for (kind, outcome), number in unusual.items():
-        counts[kind.__struct_config__.tag, outcome] += number
-        counts[kind.__struct_config__.tag, "applied"] -= number
-    for event in decoded:
-        if event.__class__ is Rejected:
-            counts[event.type, event.code] += 1
-    return counts
-
-
-def fingerprint(record: Any) -> int:
-    """CRC-32 of a record's key and value."""
-    return zlib.crc32(record.value or b"", zlib.crc32(record.key or b""))
 
 
 def _first_put(code: bytes, index: Sequence[IndexChange]) -> bytes | None:

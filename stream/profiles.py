@@ -7,7 +7,7 @@ in a profile is `tables/profile.py`; here it is bytes under ``u`` and the user's
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
-from typing import Any, Protocol
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -16,50 +16,29 @@ from stream.journal import Row as Output
 from stream.metrics import value_label
 from stream.rows import Pool, Rows
 from stream.store import PROFILE, Row, Store
+from tables.kept import Profile
+from tables.profile import Profiles as Logic
 
 STABLE_MS = 30 * 86_400_000  # a tag held so long with one value is stable
 SURVEYED = 200  # profiles looked at in one go: less than a millisecond
 
 
-class Table(Protocol):
-    """What the machinery needs of the logic of profiles (see `tables/profile.py`)."""
-
-    before: Any
-
-    def new(self, user_id: str) -> Any: ...
-    def decode(self, raw: bytes) -> Any: ...
-    def encode(self, profile: Any) -> bytes: ...
-    def follow(
-        self,
-        profile: Any,
-        domain: str,
-        said: Any,
-        clock_ms: int,
-        event_id: str | None,
-        newest_ms: int = ...,
-    ) -> list[Any]: ...
-    def activated(self, row: bytes, day: int, figures: list[Any]) -> bytes: ...
-    def bar(self, profile: Any, erased_ms: int) -> None: ...
-    def describe(self, profile: Any) -> dict[str, Any] | None: ...
-    def is_control(self, profile: Any, tag: str) -> bool: ...
-
-
 class Profiles:
     """Profiles by key; ``pool`` is where their rows have memory."""
 
-    def __init__(self, table: Table, store: Store, pool: Pool) -> None:
+    def __init__(self, table: Logic, store: Store, pool: Pool) -> None:
         self.table = table
         self.rows = Rows(store.get, pool)
         self._store = store
         self._told: dict[bytes, bytes | None] = {}  # what those who read tags are to be told
 
-    def get(self, key: bytes, user_id: str) -> Any:
+    def get(self, key: bytes, user_id: str) -> Profile:
         """The profile of a user, a new one where there is none. Whoever changes it puts it back."""
         row_key = PROFILE + key
         row = self.rows.young.get(row_key) or self.rows.get(row_key)
         return self.table.new(user_id) if row is None else self.table.decode(row)
 
-    def put(self, key: bytes, profile: Any, *, retold: bool) -> None:
+    def put(self, key: bytes, profile: Profile, *, retold: bool) -> None:
         """The profile was changed, and waits to be written; ``retold``: its tags were too."""
         gone = not profile.domains
         self.rows.put(PROFILE + key, None if gone else self.table.encode(profile))
@@ -74,7 +53,7 @@ class Profiles:
         if row is not None:
             self.rows.put(row_key, self.table.activated(row, day, figures))
 
-    def peek(self, key: bytes) -> Any | None:
+    def peek(self, key: bytes) -> Profile | None:
         """A copy of the profile as it is now; None if there is none."""
         row = self.rows.peek(PROFILE + key)
         return None if row is None else self.table.decode(row)
@@ -115,7 +94,7 @@ class Profiles:
         self.rows.written()
 
 
-@dataclass(slots=True)
+@dataclass
 class Survey:
     """What a look at every profile found: users by tag (and value)."""
 
@@ -144,7 +123,7 @@ class Surveyor:
         self._since_ms, self._cursor = time_ms - STABLE_MS, PROFILE
         self._survey = Survey()
 
-    def look(self, store: Store, table: Table, time_ms: int) -> bool:
+    def look(self, store: Store, table: Logic, time_ms: int) -> bool:
         """Go on; whether there was anything to do. ``time_ms`` is the time reached."""
         if not self._cursor:
             if time_ms < self._next_ms:
@@ -159,7 +138,7 @@ class Surveyor:
             self._cursor = rows[-1][0] + b"\0"
         return True
 
-    def _take(self, profile: Any, table: Table) -> None:
+    def _take(self, profile: Profile, table: Logic) -> None:
         survey, since_ms = self._survey, self._since_ms
         for name, held in profile.tags.items():
             if held.since_ms <= since_ms:

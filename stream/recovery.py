@@ -20,9 +20,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from stream.applying import fingerprint
 from stream.errors import LayoutChanged, SourceRemade, SourceTrimmed, StateError
 from stream.journal import Journal
-from stream.partition import POSITION, Place, Position, decode_position, fingerprint
+from stream.position import POSITION, Place, Position, decode_position
 from stream.settings import Settings
 from stream.store import Budget, Store
 from stream.topics import CHANGELOG

@@ -13,7 +13,6 @@ All rows of a worker share a `Pool`: a domain that has no events leaves its memo
 """
 
 from collections.abc import Callable
-from weakref import WeakSet
 
 from stream.store import Row
 
@@ -27,11 +26,16 @@ class Pool:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._used = 0
-        self._members: WeakSet[Rows] = WeakSet()
+        self._members: list[Rows] = []
 
     def join(self, rows: "Rows") -> None:
-        """The rows count from now on, until nobody has them any more."""
-        self._members.add(rows)
+        """The rows count from now on, until they leave."""
+        self._members.append(rows)
+
+    def leave(self, rows: "Rows") -> None:
+        """The rows hold nothing any more."""
+        if rows in self._members:
+            self._members.remove(rows)
 
     @property
     def share(self) -> int:
@@ -135,6 +139,7 @@ class Rows:
         """Give all memory back: the partition is closed."""
         self.age()
         self.age()
+        self._pool.leave(self)
 
     def _keep(self, key: bytes, row: bytes | None) -> None:
         size = ROW_COST + len(key) + len(row or b"")

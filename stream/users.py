@@ -12,7 +12,7 @@ do, the entry moves (`moved`). So an event seldom writes to the index.
 This file knows records as bytes with a deadline in front; what is in them is `tables/`.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -28,29 +28,11 @@ from stream.store import (
     erasure_mark,
     index_key,
 )
+from tables.record import User
+from tables.table import Table
 
 encode_block = msgspec.msgpack.Encoder().encode
 decode_block = msgspec.msgpack.Decoder(dict[int, int]).decode
-
-
-class Table(Protocol):
-    """What the machinery needs of a domain's logic (see `tables/table.py`)."""
-
-    name: str
-    blocks: Any
-    before: Any
-    positions: dict[str, int]
-
-    def new(self, user_id: str) -> Any: ...
-    def decode(self, row: bytes, at: int = ...) -> Any: ...
-    def encode(self, user: Any) -> bytes: ...
-    def apply(self, user: Any, event: Any, time_ms: int, out: Any) -> str: ...
-    def fire(self, user: Any, time_ms: int, out: Any) -> bool: ...
-    def reach(self, user: Any, time_ms: int, out: Any) -> None: ...
-    def deadline_ms(self, user: Any) -> int: ...
-    def is_current(self, user: Any) -> bool: ...
-    def take_up(self, user: Any, out: Any) -> None: ...
-    def stands(self, user: Any, written: Any) -> bool: ...
 
 
 class Users:
@@ -62,7 +44,7 @@ class Users:
     def __init__(
         self,
         code: bytes,
-        table: Table,
+        table: Table[Any],
         store: Store,
         pool: Pool,
         erase_key: bytes = b"",
@@ -84,32 +66,32 @@ class Users:
         self._erase_key = erase_key
         table.blocks = Blocks(self)
 
-    def follow(self, table: Table) -> None:
+    def follow(self, table: Table[Any]) -> None:
         """Read and write users by other definitions from now on."""
         self.table = table
         table.blocks = Blocks(self)
 
     # -- looking up
 
-    def get(self, key: bytes) -> Any | None:
+    def get(self, key: bytes) -> User | None:
         """The user of this key; None if there is none. Whoever changes him puts him back."""
         row_key = self._prefix + key
         return self._decoded(self.rows.young.get(row_key) or self.rows.get(row_key))
 
-    def peek(self, key: bytes) -> Any | None:
+    def peek(self, key: bytes) -> User | None:
         """The user as he is now, without a place in memory: for look-ups from outside."""
         return self._decoded(self.rows.peek(self._prefix + key))
 
-    def _decoded(self, row: bytes | None) -> Any | None:
+    def _decoded(self, row: bytes | None) -> User | None:
         if row is None:
             return None
-        user = self.table.decode(row, DEADLINE_BYTES)
+        user: User = self.table.decode(row, DEADLINE_BYTES)
         user.deadline_ms = int.from_bytes(row[:DEADLINE_BYTES], "big")
         return user
 
-    def new(self, user_id: str) -> Any:
+    def new(self, user_id: str) -> User:
         """A user that was never seen before."""
-        user = self.table.new(user_id)
+        user: User = self.table.new(user_id)
         user.erased_ms = self.erased_ms(user_id)
         return user
 
@@ -144,7 +126,7 @@ class Users:
         """An entry of the index came due that is no deadline any more: it goes with the rows."""
         self._index.append((entry, False))
 
-    def put(self, key: bytes, user: Any, *, fired: bool = False) -> None:
+    def put(self, key: bytes, user: User, *, fired: bool = False) -> None:
         """The user was changed, and waits to be written.
 
         ``fired``: the entry of his deadline in the index has been passed, and he needs another.
@@ -169,7 +151,7 @@ class Users:
             self._index.append((index_key(self.code, due_ms, key), True))
         self.deadlines_pending += (due_ms < NEVER) - (held_ms < NEVER)
 
-    def moved(self, key: bytes, user: Any) -> tuple[list[Row], list[IndexChange]]:
+    def moved(self, key: bytes, user: User) -> tuple[list[Row], list[IndexChange]]:
         """What to write where a deadline came due and changed nothing but the next one.
 
         That is this disk's alone: the changelog keeps the earlier one, which as a hint is as good.

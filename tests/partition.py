@@ -11,6 +11,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from stream import recovery
+from stream.applying import Feed
 from stream.broker import LocalBroker
 from stream.chunks import Chunk, Record
 from stream.definitions import Definitions
@@ -20,7 +21,7 @@ from stream.events import Decoder, types_of
 from stream.journal import Row
 from stream.local import LocalJournal
 from stream.metrics import Metrics
-from stream.partition import Feed, Partition
+from stream.partition import Partition
 from stream.profiles import Profiles
 from stream.rows import Pool
 from stream.rules import parse

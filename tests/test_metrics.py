@@ -1,5 +1,6 @@
 """What a worker exports: read back with Prometheus' own parser."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -158,11 +159,13 @@ def test_the_last_event_is_the_last_one_applied(metrics):
 def test_transitions_are_labelled_as_json_writes_values(metrics):
     """False, true and null; strings as they are."""
     metrics.transitions(
-        [
-            ("loyal", False, True, "event"),
-            ("loyal", False, True, "event"),
-            ("tier", None, "gold", "time"),
-        ]
+        Counter(
+            [
+                ("loyal", False, True, "event"),
+                ("loyal", False, True, "event"),
+                ("tier", None, "gold", "time"),
+            ]
+        )
     )
     assert scrape(metrics)["tagstream_tag_transitions_total"] == {
         ("event", "false", "loyal", "true"): 2,
@@ -174,7 +177,7 @@ def test_a_case_named_like_null_shares_its_label_instead_of_repeating_a_series(m
     """A series that comes twice would make Prometheus refuse the whole scrape."""
     odd = Tag("odd", (None, "null", "true"))
     metrics.define(1, [odd], churn_mode=None)
-    metrics.transitions([("odd", None, "true", "event"), ("odd", "null", "true", "event")])
+    metrics.transitions(Counter([("odd", None, "true", "event"), ("odd", "null", "true", "event")]))
     metrics.watch(Owner([Partition(0, {})]))
     assert scrape(metrics)["tagstream_tag_transitions_total"]["event", "null", "odd", "true"] == 2
 
@@ -182,11 +185,13 @@ def test_a_case_named_like_null_shares_its_label_instead_of_repeating_a_series(m
 def test_warnings_are_split_by_what_they_were_worth(metrics):
     """Each status has the labels that apply to it; the others are empty."""
     metrics.warnings(
-        [
-            ("raised", "silence", "red", False, None, None),
-            ("scored", "silence", "red", True, False, None),
-            ("returned", "silence", "red", False, None, "churned"),
-        ]
+        Counter(
+            [
+                ("raised", "silence", "red", False, None, None),
+                ("scored", "silence", "red", True, False, None),
+                ("returned", "silence", "red", False, None, "churned"),
+            ]
+        )
     )
     # control, level, mode, returned_from, right, status
     assert scrape(metrics)["tagstream_churn_warnings_total"] == {
@@ -204,7 +209,7 @@ def test_predictions_are_counted_from_nothing_by_level_and_control(metrics):
     for control, level, right in product(("false", "true"), ("red", "yellow"), ("false", "true")):
         assert at_first[control, level, "predicted", "", right, "scored"] == 0
     one = ("scored", "predicted", "yellow", True)
-    metrics.warnings([(*one, True, None), (*one, True, None), (*one, False, None)])
+    metrics.warnings(Counter([(*one, True, None), (*one, True, None), (*one, False, None)]))
     counted = scrape(metrics)["tagstream_churn_warnings_total"]
     assert counted.keys() == at_first.keys()
     assert counted["true", "yellow", "predicted", "", "true", "scored"] == 2
@@ -407,7 +412,7 @@ def test_recovery_is_visible_from_its_start_to_its_end(metrics):
 def test_one_version_of_the_definitions_at_a_time(metrics):
     """Otherwise the alert on versions that differ would fire for ever after a reload."""
     metrics.define(3, [LOYAL], churn_mode=None)
-    metrics.transitions([("loyal", False, True, "event")])
+    metrics.transitions(Counter([("loyal", False, True, "event")]))
     metrics.define(4, [LOYAL], churn_mode=None)
     samples = scrape(metrics)
     assert samples["tagstream_rules_info"] == {("4",): 1}

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from stream import data, recovery
+from stream.applying import Feed
 from stream.broker import LocalBroker
 from stream.chunks import Chunk
 from stream.domains import discover
@@ -20,7 +21,8 @@ from stream.errors import LayoutChanged, SourceRemade, SourceTrimmed, StateError
 from stream.events import Decoder, types_of
 from stream.local import LocalJournal
 from stream.metrics import Metrics
-from stream.partition import POSITION, Feed, Partition, Place
+from stream.partition import Partition
+from stream.position import POSITION, Place
 from stream.profiles import Profiles
 from stream.rows import Pool
 from stream.rules import load

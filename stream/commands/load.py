@@ -20,7 +20,7 @@ from stream.commands.topics import refuse_loss
 from stream.domains import discover
 from stream.errors import StateError
 from stream.lines import Router
-from stream.partition import POSITION, decode_position
+from stream.position import POSITION, decode_position
 from stream.settings import Settings
 from stream.timestamps import iso_utc
 from stream.topics import CHANGELOG

@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from stream.domains import discover
-from stream.partition import POSITION, Place, Position
 from stream.partitioner import partition_for
+from stream.position import POSITION, Place, Position
 from stream.topics import CHANGELOG, OUTPUTS
 from tests.broker.conftest import Kafka
 from tests.broker.harness import Service
