@@ -10,8 +10,6 @@ from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import orjson
-
 from stream.journal import Row as Output
 from stream.metrics import value_label
 from stream.rows import Pool, Rows
@@ -43,8 +41,7 @@ class Profiles:
         gone = not profile.domains
         self.rows.put(PROFILE + key, None if gone else self.table.encode(profile))
         if retold:
-            tags = None if gone else self.table.describe(profile)
-            self._told[key] = None if tags is None else orjson.dumps(tags)
+            self._told[key] = None if gone else self.table.told(profile)
 
     def activate(self, key: bytes, day: int, figures: list[Any]) -> None:
         """A user who has a profile was active on another day."""

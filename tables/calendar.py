@@ -55,6 +55,8 @@ def calendar_of(zone: str) -> "Calendar":
 class Calendar:
     """The calendar of a zone by its IANA name; unknown names raise ``ZoneInfoNotFoundError``.
 
+    Up to ``cached`` quarter hours, and as many days, are remembered.
+
     >>> shanghai = Calendar("Asia/Shanghai")
     >>> shanghai.iso(1745942400000)
     '2025-04-30T00:00:00.000+08:00'
@@ -64,12 +66,13 @@ class Calendar:
     1745942400000
     """
 
-    def __init__(self, zone: str) -> None:
+    def __init__(self, zone: str, cached: int = _CACHED) -> None:
         self._zone = ZoneInfo(zone)
+        self._cached = cached
         self._days: dict[int, int] = {}
         self._starts: dict[int, int] = {}
-        self._offset = lru_cache(maxsize=_CACHED)(self._look_up_offset)
-        self._minute = lru_cache(maxsize=_CACHED)(self._look_up_minute)
+        self._offset = lru_cache(maxsize=cached)(self._look_up_offset)
+        self._minute = lru_cache(maxsize=cached)(self._look_up_minute)
         self.iso = lru_cache(maxsize=8_192)(self._iso)
         """Local time with milliseconds and offset, as in every output."""
 
@@ -123,7 +126,7 @@ class Calendar:
         day = self._settled_day(quarter * _QUARTER_MS)
         if day != self._settled_day((quarter + 1) * _QUARTER_MS - 1):
             return self._settled_day(ts_ms)  # zones of odd minutes: midnight within the quarter
-        if len(self._days) >= _CACHED:
+        if len(self._days) >= self._cached:
             self._days.clear()
         self._days[quarter] = day
         return day
@@ -147,7 +150,7 @@ class Calendar:
                     start_ms = middle_ms
                 else:
                     before_ms = middle_ms
-        if len(self._starts) >= _CACHED:
+        if len(self._starts) >= self._cached:
             self._starts.clear()
         self._starts[day] = start_ms
         return start_ms

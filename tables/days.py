@@ -5,7 +5,8 @@ window and no late event can reach again are folded into the first entry, some d
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from operator import truediv
+from typing import Any, Final, TypeVar
 
 from mypy_extensions import i64
 
@@ -14,6 +15,8 @@ from tables.record import DayCounts
 from tables.table import Rules, Table
 
 D = TypeVar("D", bound=DayCounts)
+
+_EXACT: Final = 2**53
 
 
 class DayTable(Table[D]):
@@ -37,6 +40,17 @@ class DayTable(Table[D]):
         return user.entry(day)
 
 
+def divided(above: int, below: int) -> float:
+    """``above / below`` correctly rounded, however large they are.
+
+    Compiled code divides floating-point numbers, which are exact up to 2**53.
+    """
+    if -_EXACT < above < _EXACT and below < _EXACT:
+        return above / below
+    exact: float = truediv(above, below)
+    return exact
+
+
 def sum_of(days: int, column: int, unit: int = 1) -> Callable[[Any], float]:
     """The reader of a feature: ``column`` over the last ``days`` local days, over ``unit``."""
 
@@ -44,7 +58,7 @@ def sum_of(days: int, column: int, unit: int = 1) -> Callable[[Any], float]:
         return user.over(days, column)
 
     def amount(user: DayCounts) -> float:
-        return user.over(days, column) / unit
+        return divided(user.over(days, column), unit)
 
     return count if unit == 1 else amount
 
@@ -66,6 +80,6 @@ def ratio_of(days: int, column: int, by: int, unit: int = 1) -> Callable[[Any], 
 
     def read(user: DayCounts) -> float:
         number = user.over(days, by)
-        return user.over(days, column) / (unit * number) if number else 0
+        return divided(user.over(days, column), unit * number) if number else 0
 
     return read

@@ -13,7 +13,7 @@ from typing import Final
 from librt.strings import BytesWriter
 from msgspec import UnsetType
 
-from tables.days import DayTable, ratio_of, sum_of
+from tables.days import DayTable, divided, ratio_of, sum_of
 from tables.events import Event as AnyEvent
 from tables.events.engagement import (
     Cart,
@@ -121,7 +121,7 @@ def avg_rating_90d(user: Visitor) -> float:
         return 0
     coarse: int = user.over(90, RATING)
     rest: int = user.over(90, RATING_REST)
-    return (coarse * (_FINE // _COARSE) + rest) / (_FINE * rated)
+    return divided(coarse * (_FINE // _COARSE) + rest, _FINE * rated)
 
 
 @features.add(Since("last_day"))

@@ -17,7 +17,7 @@ from msgspec import msgpack
 from mypy_extensions import i64
 
 from tables.churn import ChurnState, Customer, Mode, Predicted, Silence, Terms
-from tables.days import DayTable
+from tables.days import DayTable, divided
 from tables.events import Event as AnyEvent
 from tables.events.purchases import Attribute, Event, Order, Refund, Registered, Updated
 from tables.features import Balance, Constants, Features, Ratio, Since, Turn, Window
@@ -183,25 +183,25 @@ def spend_30d(user: Buyer) -> float:
 
     Source: ``order``, ``refund``. Late event: counted on its day.
     """
-    return (user.over(30, AMOUNT_FEN) - user.over(30, REFUND_FEN)) / 100
+    return divided(user.over(30, AMOUNT_FEN) - user.over(30, REFUND_FEN), 100)
 
 
 @features.add(Balance(90, AMOUNT_FEN, REFUND_FEN, unit=100))
 def spend_90d(user: Buyer) -> float:
     """As ``spend_30d``, over 90 local days."""
-    return (user.over(90, AMOUNT_FEN) - user.over(90, REFUND_FEN)) / 100
+    return divided(user.over(90, AMOUNT_FEN) - user.over(90, REFUND_FEN), 100)
 
 
 @features.add(Balance(365, AMOUNT_FEN, REFUND_FEN, unit=100))
 def spend_365d(user: Buyer) -> float:
     """As ``spend_30d``, over 365 local days."""
-    return (user.over(365, AMOUNT_FEN) - user.over(365, REFUND_FEN)) / 100
+    return divided(user.over(365, AMOUNT_FEN) - user.over(365, REFUND_FEN), 100)
 
 
 @features.add()
 def spend_total(user: Buyer) -> float:
     """Orders less refunds ever, in yuan. Source: ``order``, ``refund``. Late event: counted."""
-    return (user.total(AMOUNT_FEN) - user.total(REFUND_FEN)) / 100
+    return divided(user.total(AMOUNT_FEN) - user.total(REFUND_FEN), 100)
 
 
 @features.add(Ratio(90, AMOUNT_FEN, ORDERS))
@@ -211,7 +211,7 @@ def avg_order_90d(user: Buyer) -> float:
     Refunds do not count. Source: ``order``. Late order: counted on its day.
     """
     orders = user.over(90, ORDERS)
-    return user.over(90, AMOUNT_FEN) / (100 * orders) if orders else 0
+    return divided(user.over(90, AMOUNT_FEN), 100 * orders) if orders else 0
 
 
 @features.add(Ratio(90, COUPONS, ORDERS))
@@ -221,7 +221,7 @@ def coupon_rate_90d(user: Buyer) -> float:
     Source: ``order``. Late order: counted on its day.
     """
     orders = user.over(90, ORDERS)
-    return user.over(90, COUPONS) / orders if orders else 0
+    return divided(user.over(90, COUPONS), orders) if orders else 0
 
 
 @features.add(Window(90, ACTIVE))

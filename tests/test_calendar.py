@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tables import calendar
 from tables.calendar import NEVER, Calendar
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -88,10 +87,9 @@ def test_no_day_begins_after_the_last_year():
     assert Calendar("UTC").day_start_ms(10**9) == NEVER
 
 
-def test_caches_are_bounded(monkeypatch):
+def test_caches_are_bounded():
     """A stream may visit any number of quarter hours and days."""
-    monkeypatch.setattr(calendar, "_CACHED", 4)
-    zoned = Calendar("Asia/Shanghai")
+    zoned = Calendar("Asia/Shanghai", cached=4)
     for number in range(10):
         ts_ms = ms("2025-01-01 12:00") + number * 86_400_000
         assert zoned.day(ts_ms) == day("2025-01-01") + number

@@ -434,27 +434,21 @@ def test_without_parameters_the_generic_ones_are_used():
     assert solo.table.deadline_ms(solo.user) == solo.ms(LAST) + delay_ms
 
 
-def test_a_prediction_is_made_once_and_only_where_it_is_asked_for(monkeypatch):
+def test_a_prediction_is_made_only_where_it_is_asked_for_and_then_kept():
     """Orders that follow each other within the day, or by days, do not wait for it."""
-    asked: list[int] = []
-    delay_ms = Model.delay_ms
-
-    def counted(model: Model, rhythm: Any) -> int:
-        asked.append(rhythm.x)
-        return delay_ms(model, rhythm)
-
-    monkeypatch.setattr(Model, "delay_ms", counted)
     solo = patient()
-    for at in ("2025-04-01 12:00", "2025-04-01 23:00", "2025-04-02 09:00"):
+    for at in ("2025-04-01 12:00", "2025-04-01 23:00", "2025-04-02 09:00", "2025-04-10 10:00"):
         solo.tell(at)
-    assert not asked
-    for at in ("2025-04-10 10:00", "2025-04-10 11:00", "2025-04-30 10:00"):
-        solo.tell(at)
-    assert asked == [0, 1]  # whether it fires before the order that came instead
-    for _ in range(3):
-        solo.user = solo.table.decode(solo.table.encode(solo.user))
-        assert solo.deadline
-    assert asked == [0, 1, 2]
+        assert solo.user.churn.due_ms is None
+    assert solo.deadline
+    due_ms = solo.user.churn.due_ms
+    assert due_ms is not None
+    solo.user = solo.table.decode(solo.table.encode(solo.user))
+    assert solo.user.churn.due_ms == due_ms
+    solo.tell("2025-04-10 11:00")  # of the same occasion
+    assert solo.user.churn.due_ms == due_ms
+    solo.tell("2025-04-30 10:00")
+    assert solo.user.churn.due_ms is None
 
 
 @pytest.mark.parametrize("before", ["silence", "predicted"])
