@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil, floor, isfinite
-from operator import attrgetter, itemgetter
+from operator import attrgetter, itemgetter, truediv
 from typing import Any, Final, Protocol, TypeVar
 
 from mypy_extensions import i64
@@ -346,9 +346,13 @@ def _levels(constants: tuple[float, ...], unit: int) -> tuple[int, ...]:
         if not isfinite(constant):
             continue
         level = floor(constant * unit)  # the largest that is not above the constant
-        level += 1 if (level + 1) / unit <= constant else -1 if level / unit > constant else 0
+        # Not ``/``: compiled, it would divide floating-point numbers.
+        if truediv(level + 1, unit) <= constant:
+            level += 1
+        elif truediv(level, unit) > constant:
+            level -= 1
         levels.add(level)
-        if level / unit == constant:
+        if truediv(level, unit) == constant:
             levels.add(level - 1)
     return tuple(sorted(level for level in levels if 0 <= level < _OUT_OF_REACH))
 

@@ -87,7 +87,7 @@ class Rhythm:
         """An order at ``ts_ms`` arrived; whether it begins an occasion.
 
         >>> rhythm = Rhythm()
-        >>> [rhythm.hear(day * DAY_MS) for day in (0, 7, 7.5, 3)], rhythm.x
+        >>> [rhythm.hear(hour * DAY_MS // 24) for hour in (0, 168, 180, 72)], rhythm.x
         ([True, True, False, False], 1)
         """
         last_ms = self.last_ms
