@@ -154,8 +154,8 @@ def _extensions(modules: Iterable[str], target: str) -> list[Extension]:
         group_name=compiled.LIBRARY.removesuffix("__mypyc"),
     )
     for extension in extensions:
-        # mypyc makes warnings errors, and compilers to come will warn of other things. A product and
-        # a sum in one step would be rounded once, on some machines only.
+        # mypyc makes warnings errors, and compilers to come will warn of other things. A product
+        # and a sum in one step would be rounded once, on some machines only.
         more = ["-Wno-error", "-ffp-contract=off"]
         extension.extra_compile_args = [*extension.extra_compile_args, *more]
     return cast(list[Extension], extensions)  # not distutils', which mypyc goes without

@@ -31,7 +31,7 @@ from msgspec import msgpack
 from tables.calendar import NEVER
 from tables.identity import identify, is_control
 from tables.kept import Warned
-from tables.packing import Reader, put, put_bytes, put_optional
+from tables.packing import Reader, put, put_bytes, put_optional, put_optional_instant
 from tables.record import DayCounts, Values
 from tables.rhythm import QUIET_MS, Model, Rhythm
 
@@ -91,14 +91,14 @@ class Customer(DayCounts):
     def write(self, to: BytesWriter) -> None:
         """Append the record as bytes."""
         super().write(to)
-        put_optional(to, self.last_ms)
+        put_optional_instant(to, self.last_ms)
         self.churn.write(to)
         self.rhythm.write(to)
 
     def read(self, row: Reader) -> None:
         """Take over what ``write`` wrote."""
         super().read(row)
-        self.last_ms = row.optional()
+        self.last_ms = row.optional_instant()
         self.churn.read(row)
         self.rhythm.read(row)
 

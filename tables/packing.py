@@ -9,11 +9,13 @@ Source: protocol buffers' base-128 varints, zigzag.
 
 from typing import Final
 
-from librt.strings import BytesWriter, read_f64_le, write_f64_le
+from librt.strings import BytesWriter, read_f64_le, read_i64_le, write_f64_le, write_i64_le
 from mypy_extensions import i64
 
 MAX_NUMBER: Final = 2**62 - 1
 """No number may be larger, nor smaller than its negative."""
+
+_MISSING: Final = -(2**63)
 
 
 def put(to: BytesWriter, number: i64) -> None:
@@ -32,6 +34,16 @@ def put_optional(to: BytesWriter, number: int | None) -> None:
     else:
         to.append(1)
         put(to, number)
+
+
+def put_instant(to: BytesWriter, ts_ms: i64) -> None:
+    """Append an instant: a number that is as large for everybody, in as many bytes at once."""
+    write_i64_le(to, ts_ms)
+
+
+def put_optional_instant(to: BytesWriter, ts_ms: int | None) -> None:
+    """Append an instant that may be missing."""
+    write_i64_le(to, _MISSING if ts_ms is None else ts_ms)
 
 
 def put_float(to: BytesWriter, number: float) -> None:
@@ -88,6 +100,17 @@ class Reader:
         if not self.row[at]:
             return None
         return self.number()
+
+    def instant(self) -> i64:
+        """The next instant."""
+        at = self.at
+        self.at = at + 8
+        return read_i64_le(self.row, at)
+
+    def optional_instant(self) -> int | None:
+        """The next instant that may be missing."""
+        ts_ms = self.instant()
+        return None if ts_ms == _MISSING else ts_ms
 
     def float(self) -> float:
         """The next floating-point number."""

@@ -21,7 +21,7 @@ from tables.days import DayTable, divided
 from tables.events import Event as AnyEvent
 from tables.events.purchases import Attribute, Event, Order, Refund, Registered, Updated
 from tables.features import Balance, Constants, Features, Ratio, Since, Turn, Window
-from tables.packing import Reader, put, put_bytes, put_optional
+from tables.packing import Reader, put, put_bytes, put_optional, put_optional_instant
 from tables.record import FIRST_DAY, NO_DAY, DayCounts, Values
 from tables.rhythm import GENERIC, Model, Parameters
 from tables.table import NEVER, Churn, Outputs, Rules
@@ -66,27 +66,27 @@ class Buyer(Customer):
     def write(self, to: BytesWriter) -> None:
         """Append the record as bytes."""
         super().write(to)
-        put_optional(to, self.first_ms)
+        put_optional_instant(to, self.first_ms)
         put_optional(to, self.first_day)
         put_optional(to, self.last_day)
         put(to, self.run_day)
         run = self.pruned_run
         put_optional(to, None if run is None else run[0])
         put_optional(to, None if run is None else run[1])
-        put_optional(to, self.registered_ms)
+        put_optional_instant(to, self.registered_ms)
         put_optional(to, self.registered_day)
         put_bytes(to, _pack(self.attributes) if self.attributes else b"")
 
     def read(self, row: Reader) -> None:
         """Take over what ``write`` wrote."""
         super().read(row)
-        self.first_ms = row.optional()
+        self.first_ms = row.optional_instant()
         self.first_day = row.optional()
         self.last_day = row.optional()
         self.run_day = row.number()
         first, last = row.optional(), row.optional()
         self.pruned_run = None if first is None or last is None else (first, last)
-        self.registered_ms = row.optional()
+        self.registered_ms = row.optional_instant()
         self.registered_day = row.optional()
         attributes = row.bytes()
         self.attributes = _unpack_attributes(attributes) if attributes else {}

@@ -20,7 +20,7 @@ from mypy_extensions import i64
 
 from tables.calendar import NEVER
 from tables.kept import Spilled, TagState
-from tables.packing import Reader, put, put_bytes, put_text
+from tables.packing import Reader, put, put_bytes, put_instant, put_text
 
 FIRST_DAY: Final = -(10**9)
 """Before every day there is."""
@@ -103,11 +103,11 @@ class User:
         clock_ms = self.clock_ms
         put_text(to, self.user_id)
         put(to, self.rules)
-        put(to, clock_ms)
+        put_instant(to, clock_ms)
         put(to, clock_ms - self.newest_ms)
         put(to, self.today)
-        put(to, self.deadline_ms)
-        put(to, self.hint_ms)
+        put_instant(to, self.deadline_ms)
+        put_instant(to, self.hint_ms)
         put(to, self.heard_day)
         put(to, 0 if self.erased_ms == -NEVER else self.erased_ms + 1)
         _put_values(to, self.values)
@@ -119,11 +119,11 @@ class User:
         """Take over what ``write`` wrote."""
         self.user_id = row.text()
         self.rules = row.number()
-        clock_ms = self.clock_ms = row.number()
+        clock_ms = self.clock_ms = row.instant()
         self.newest_ms = clock_ms - row.number()
         self.today = row.number()
-        self.deadline_ms = row.number()
-        self.hint_ms = row.number()
+        self.deadline_ms = row.instant()
+        self.hint_ms = row.instant()
         self.heard_day = row.number()
         erased_ms = row.number()
         self.erased_ms = erased_ms - 1 if erased_ms else -NEVER
@@ -153,7 +153,8 @@ class User:
 class DayCounts(User):
     """A user of a domain that counts by local day, in ``columns`` columns numbered from 1.
 
-    ``cells`` holds the entries one after the other: the day, then its totals.
+    ``cells`` holds the entries one after the other: the day, then its totals. Most of them never
+    change again: the bytes of the first ``_settled`` cells are kept as they were read.
     """
 
     def __init__(self, user_id: str, rules: int, values: Values, columns: int) -> None:
@@ -163,6 +164,8 @@ class DayCounts(User):
         for _ in range(columns):
             cells = append(cells, 0)
         self.cells: vec[i64] = cells
+        self._settled: i64 = 0
+        self._packed_cells = b""
 
     @property
     def days(self) -> list[int]:
@@ -215,6 +218,8 @@ class DayCounts(User):
         at = before + width
         if at <= newest and cells[at] == day:
             return at
+        if at < self._settled:
+            self._settled = 0
         made = vec[i64](capacity=i64(len(cells)) + width)
         number: i64 = 0
         while number < at:
@@ -234,6 +239,8 @@ class DayCounts(User):
     def add(self, entry: i64, column: i64, amount: i64) -> None:
         """Add to the running totals from an entry on."""
         cells, at = self.cells, entry + column
+        if at < self._settled:
+            self._settled = 0
         while at < len(cells):
             cells[at] += amount
             at += self.width
@@ -251,6 +258,7 @@ class DayCounts(User):
             cells = append(cells, self.cells[at])
             at += 1
         self.cells = cells
+        self._settled = 0
 
     # -- bytes
 
@@ -260,22 +268,27 @@ class DayCounts(User):
         cells, width = self.cells, self.width
         size: i64 = i64(len(cells))
         put(to, size // width)
-        at: i64 = 1
-        while at < width:
-            put(to, cells[at])
-            at += 1
-        if size > width:
-            put(to, cells[width])
-            at = width + 1
-            while at < size:
-                put(to, cells[at] - cells[at - width])
+        at = self._settled
+        if at:
+            to.write(self._packed_cells)
+        else:
+            at = 1
+            while at < width:
+                put(to, cells[at])
                 at += 1
+            if size > width:
+                put(to, cells[width])
+                at += 1
+        while at < size:
+            put(to, cells[at] - cells[at - width])
+            at += 1
 
     def read(self, row: Reader) -> None:
         """Take over what ``write`` wrote."""
         super().read(row)
         width = self.width
         size = row.number() * width
+        begin = row.at
         cells = vec[i64](capacity=size)
         cells = append(cells, FIRST_DAY)
         at: i64 = 1
@@ -285,7 +298,15 @@ class DayCounts(User):
         if size > width:
             cells = append(cells, row.number())
             at += 1
-            while at < size:
-                cells = append(cells, cells[at - width] + row.number())
-                at += 1
+        newest = size - width  # the entry that may well change
+        while at < newest:
+            cells = append(cells, cells[at - width] + row.number())
+            at += 1
+        self._settled = 0
+        if at == newest:
+            self._settled = newest
+            self._packed_cells = row.row[begin : row.at]
+        while at < size:
+            cells = append(cells, cells[at - width] + row.number())
+            at += 1
         self.cells = cells

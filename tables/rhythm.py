@@ -21,7 +21,7 @@ from typing import Final
 from librt.strings import BytesWriter
 
 from tables.calendar import DAY_MS, NEVER
-from tables.packing import Reader, put, put_float, put_optional
+from tables.packing import Reader, put, put_float, put_optional_instant
 
 FADING: Final = 0.9
 """What a gap weighs once another has come."""
@@ -67,7 +67,7 @@ class Rhythm:
 
     def write(self, to: BytesWriter) -> None:
         """Append the rhythm as bytes."""
-        put_optional(to, self.last_ms)
+        put_optional_instant(to, self.last_ms)
         put(to, self.x)
         if self.x:
             put_float(to, self.n)
@@ -76,7 +76,7 @@ class Rhythm:
 
     def read(self, row: Reader) -> None:
         """Take over what ``write`` wrote."""
-        self.last_ms = row.optional()
+        self.last_ms = row.optional_instant()
         self.x = row.number()
         if self.x:
             self.n = row.float()
