@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import orjson
 
+from stream.batches import Records
 from stream.events import MAX_AHEAD_MS, Code, Rejected, dead_letter
 from stream.journal import Row
 from stream.metrics import Transition, Warned, value_label
@@ -57,11 +58,11 @@ class Metrics(Protocol):
 class Gathered:
     """What the next transaction will say, and whom to thank for it.
 
-    Records are kept as JSON, which takes a quarter of the memory that their parts take.
+    ``emitted_at`` is the time, as whoever gathers next wants it to be written.
     """
 
-    changes: list[Row] = field(default_factory=list)
-    warnings: list[Row] = field(default_factory=list)
+    changes: Records = field(default_factory=Records)
+    warnings: Records = field(default_factory=Records)
     transitions: Counter[Transition] = field(default_factory=Counter)
     warned: Counter[Warned] = field(default_factory=Counter)
     figures: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -71,16 +72,18 @@ class Gathered:
     causes: list[tuple[str, int]] = field(default_factory=list)  # domain, append time of a cause
     events: int = 0
     since: float | None = None  # monotonic time of the first thing that waits
+    emitted_at: str = ""
 
     def say(self, key: bytes, changes: Sequence[Any], warnings: Sequence[Any]) -> None:
         """Turn what was said of a user into rows and counts."""
         for change in changes:
             transition = change["tag"], change["previous"], change["value"], change["cause"]["kind"]
             self.transitions[transition] += 1
-            self.changes.append((key, orjson.dumps(change)))
+            change["emitted_at"] = self.emitted_at
+            self.changes.add(key, orjson.dumps(change))
         for warning in warnings:
             self.count_warning(warning)
-            self.warnings.append((key, orjson.dumps(warning)))
+            self.warnings.add(key, orjson.dumps({**warning, "emitted_at": self.emitted_at}))
 
     def count_warning(self, warning: Mapping[str, Any]) -> None:
         """Count a record of churn-warnings."""

@@ -1,25 +1,28 @@
-"""Kafka's record batches (message format 2), made of many rows in one go.
-
-What a flush says was encoded long before, and has left the processor's caches: what is left to do
-for a row is to touch it once. A builder that is asked record by record, keeps the time and the
-place of each, and grows as it goes costs twice as much.
+"""Kafka's record batches (message format 2), made of many rows.
 
     batch  = base offset, length, leader epoch, format | CRC | attributes, last offset delta,
              two times, producer id, epoch and sequence, number of records | records
     record = length, attributes, time delta, offset delta, key, value, number of headers
 
 All records of a batch have its time, and none has headers. The CRC covers what follows it. The
-producer's identity is known last, when a batch is on its way: so `encode` makes records of rows,
-and `seal` a batch of records.
+producer's identity is known last, when a batch is on its way: so `Records` are made of rows, and
+by `seal` a batch of records.
+
+What is said is encoded as it is said, while the processor has it at hand: kept as objects, it would
+be fetched from memory again for every step of a flush, and take up more of it.
 
 Boundary: bytes only. How batches are sent is `stream/journal.py`'s.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from google_crc32c import extend, value
+from librt.strings import BytesWriter
+from mypy_extensions import i64
+
+from tables.packing import Reader, put, put_bytes
 
 Row = tuple[bytes | None, bytes | None]  # key, value
 
@@ -29,69 +32,112 @@ _HEAD: Final = struct.Struct(">qiibI")
 _COVERED: Final = struct.Struct(">hiqqqhii")
 OVERHEAD: Final = _HEAD.size + _COVERED.size
 """Bytes of a batch beside its records."""
-
-_NULL: Final = b"\x01"  # the length -1
-_PLAIN: Final = b"\0\0"  # attributes, and as old as the batch
-
-
-def _varint(number: int) -> bytes:
-    """A number that is not negative, as records have them: zigzag, seven bits a byte."""
-    encoded = bytearray()
-    rest = number << 1
-    while rest > 0x7F:
-        encoded.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    encoded.append(rest)
-    return bytes(encoded)
+MAX_BATCH_BYTES: Final = 900_000
+"""Below Kafka's default max.message.bytes of 1 MiB."""
 
 
-_VARINTS: Final = [_varint(number) for number in range(1 << 14)]
-
-
-def encode(rows: Iterable[Row], most: int) -> list[tuple[bytes, int]]:
-    """Rows as the records of as few batches as can be, with the number of records in each.
+class Records:
+    """Rows as the records of as few batches as can be, to be read as a sequence of rows.
 
     No batch is larger than ``most`` bytes, unless one row alone is.
 
-    >>> encode([(b"k", b"v"), (b"k", None)], 1_000_000)
+    >>> records = Records()
+    >>> records.add(b"k", b"v")
+    >>> records.add(b"k", None)
+    >>> records.batches()
     [(b'\\x10\\x00\\x00\\x00\\x02k\\x02v\\x00\\x0e\\x00\\x00\\x02\\x02k\\x01\\x00', 2)]
+    >>> records[-1:]
+    [(b'k', None)]
     """
-    varints, few = _VARINTS, len(_VARINTS)
-    batches: list[tuple[bytes, int]] = []
-    parts: list[bytes] = []
-    room = most - OVERHEAD
-    size = count = 0
-    for key, content in rows:
+
+    def __init__(self, most: int = MAX_BATCH_BYTES) -> None:
+        self._room: i64 = most - OVERHEAD
+        self._full: list[tuple[bytes, int]] = []
+        self._before: i64 = 0  # rows in those
+        self._to = BytesWriter()
+        self._count: i64 = 0
+
+    def add(self, key: bytes | None, content: bytes | None) -> None:
+        """One row more; without a content it is a tombstone."""
+        size: i64 = 3  # attributes, as old as the batch, no headers
+        size += 1 if key is None else _size(len(key)) + len(key)
+        size += 1 if content is None else _size(len(content)) + len(content)
+        length: i64 = size + _size(self._count)
+        if self._count > 0 and len(self._to) + _size(length) + length > self._room:
+            self._full.append((self._to.getvalue(), self._count))
+            self._before += self._count
+            self._to = BytesWriter()
+            self._count = 0
+            length = size + 1
+        to = self._to
+        put(to, length)
+        to.append(0)
+        to.append(0)
+        put(to, self._count)
         if key is None:
-            named = _NULL
+            put(to, -1)
         else:
-            length = len(key)
-            named = (varints[length] if length < few else _varint(length)) + key
-        length = 0
-        said = _NULL
-        if content is not None:
-            length = len(content)
-            said = varints[length] if length < few else _varint(length)
-        delta = varints[count] if count < few else _varint(count)
-        length += len(_PLAIN) + len(delta) + len(named) + len(said) + 1
-        framed = varints[length] if length < few else _varint(length)
-        if size + length + len(framed) > room and count > 0:
-            batches.append((b"".join(parts), count))
-            parts = []
-            # Counting from 0 again, a record is at most shorter by some bytes than was said.
-            size = count = 0
-            length -= len(delta) - 1
-            delta = varints[0]
-            framed = varints[length] if length < few else _varint(length)
-        parts.append(framed + _PLAIN + delta + named + said)
-        if content is not None:
-            parts.append(content)
-        parts.append(b"\0")
-        size += length + len(framed)
-        count += 1
-    if count > 0:
-        batches.append((b"".join(parts), count))
-    return batches
+            put_bytes(to, key)
+        if content is None:
+            put(to, -1)
+        else:
+            put_bytes(to, content)
+        to.append(0)
+        self._count += 1
+
+    def batches(self) -> list[tuple[bytes, int]]:
+        """The records of each batch, and how many they are."""
+        if self._count == 0:
+            return self._full
+        return [*self._full, (self._to.getvalue(), self._count)]
+
+    def __len__(self) -> int:
+        return self._before + self._count
+
+    def __getitem__(self, part: slice) -> list[Row]:
+        first, end, step = part.indices(len(self))
+        rows: list[Row] = []
+        number = 0
+        for records, count in self.batches():
+            reader = Reader(records)
+            for _ in range(count):
+                size = reader.number()
+                after = reader.at + size
+                if first <= number < end:
+                    reader.at += 2
+                    reader.number()
+                    rows.append((_bytes(reader), _bytes(reader)))
+                reader.at = after
+                number += 1
+        return rows[::step]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self[:])
+
+
+def _size(number: i64) -> i64:
+    """How many bytes it takes to put a number that is not negative."""
+    size: i64 = 1
+    while number > 63:
+        number >>= 7
+        size += 1
+    return size
+
+
+def _bytes(reader: Reader) -> bytes | None:
+    at = reader.at
+    if reader.number() < 0:
+        return None
+    reader.at = at
+    return reader.bytes()
+
+
+def encode(rows: Iterable[Row], most: int = MAX_BATCH_BYTES) -> list[tuple[bytes, int]]:
+    """Rows as the records of as few batches as can be, with the number of records in each."""
+    records = Records(most)
+    for key, content in rows:
+        records.add(key, content)
+    return records.batches()
 
 
 def seal(

@@ -21,17 +21,17 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from stream.batches import OVERHEAD, encode, seal
+from stream.batches import MAX_BATCH_BYTES, OVERHEAD, Records, encode, seal
 from stream.errors import Fenced, JournalLost
 
 Row = tuple[bytes | None, bytes | None]  # key, value; a value of None is a tombstone
+Said = Sequence[Row] | Records
 
 #: A transaction outlives a broker's restart, not a dead one. An owner that died leaves its own
 #: open for no longer than it takes the next owner to fence it.
 TRANSACTION_TIMEOUT_MS = 60_000
 REQUEST_TIMEOUT_MS = 45_000
 CLOSE_TIMEOUT_S = 5.0
-MAX_BATCH_BYTES = 900_000  # below Kafka's default max.message.bytes of 1 MiB
 FETCH_BYTES = 8 << 20
 
 
@@ -84,7 +84,7 @@ class Journal(Protocol):
     async def source(self, topic: str, offset: int) -> SourceState:
         """Look at a source topic around the position ``offset``."""
 
-    async def commit(self, rows: Mapping[str, Sequence[Row]]) -> int:
+    async def commit(self, rows: Mapping[str, Said]) -> int:
         """Append rows by topic, all or none; return the offset after our last changelog row."""
 
     async def close(self) -> None:
@@ -183,7 +183,7 @@ class KafkaJournal:
         finally:
             await _quietly(reader.stop())
 
-    async def commit(self, rows: Mapping[str, Sequence[Row]]) -> int:
+    async def commit(self, rows: Mapping[str, Said]) -> int:
         producer = self._producer
         if producer is None:
             raise JournalLost(f"partition {self.partition}: the journal is not open")
@@ -193,7 +193,8 @@ class KafkaJournal:
             sent: list[asyncio.Future[Any]] = []
             changelog_last, changelog_rows = None, 0
             for topic, items in rows.items():
-                for records, count in encode(items, MAX_BATCH_BYTES):
+                encoded = items.batches() if isinstance(items, Records) else encode(items)
+                for records, count in encoded:
                     batch = _Batch(records, count)
                     future = await producer.send_batch(batch, topic, partition=self.partition)
                     sent.append(future)

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from stream.journal import Row
+from stream.journal import Said
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Live:
         self._heard: dict[str, bytes] = {}  # the last state of each of the others
         self._closed = False
 
-    def committed(self, changes: Sequence[Row], warnings: Sequence[Row]) -> None:
+    def committed(self, changes: Said, warnings: Said) -> None:
         """A transaction of a partition of ours was committed: what it said, in order."""
         for kind, rows in ((CHANGE, changes), (WARNING, warnings)):
             if rows:

@@ -9,7 +9,7 @@ acknowledged is ``stream/chunks.py``'s. Everything happens on the worker's event
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, cast
@@ -20,8 +20,8 @@ from faust.types import TP
 from stream.broker import Fence, LocalBroker
 from stream.chunks import CHUNK_RECORDS, Backlog, ChunkDelivery, Fetched, Start
 from stream.errors import Fenced
-from stream.journal import SourceState
-from stream.log import Record, Row
+from stream.journal import Said, SourceState
+from stream.log import Record
 
 FETCH_WAIT_S = 1.0
 """How long a fetch that finds nothing waits for records."""
@@ -251,11 +251,11 @@ class LocalJournal:
         record = self._broker.read(*place, offset - 1, max_records=1)[0]
         return SourceState(first, end, record, committed)
 
-    async def commit(self, rows: Mapping[str, Sequence[Row]]) -> int:
+    async def commit(self, rows: Mapping[str, Said]) -> int:
         if self.changelog not in rows:
             raise ValueError(f"a commit without a row for {self.changelog}")
         firsts = self._broker.append_many(
-            {(topic, self.partition): items for topic, items in rows.items()}, fence=self._ours()
+            {(topic, self.partition): items[:] for topic, items in rows.items()}, fence=self._ours()
         )
         return firsts[self.changelog, self.partition] + len(rows[self.changelog])
 

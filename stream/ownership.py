@@ -13,7 +13,7 @@ reopens all, for somebody else may have owned them meanwhile.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from stream.definitions import Definitions, objections
 from stream.domains import Domain
 from stream.errors import Fenced, RulesError, StateError
 from stream.events import Decoder, optional_fields
-from stream.journal import Journal, Row
+from stream.journal import Journal, Said
 from stream.partition import Partition
 from stream.profiles import Profiles
 from stream.recovery import check_source, is_corruption, recover
@@ -94,7 +94,7 @@ class Ownership:
         now_ms: Callable[[], int],
         refused: Callable[[list[str]], None],
         follow: bool = False,
-        committed: Callable[[Sequence[Row], Sequence[Row]], None] = lambda changes, warnings: None,
+        committed: Callable[[Said, Said], None] = lambda changes, warnings: None,
     ) -> None:
         self.budget = Budget(settings.memory_mb)
         self.partitions: dict[int, Partition] = {}

@@ -24,7 +24,7 @@ from stream.applying import Applying, Feed, Gathered, Metrics
 from stream.definitions import Definitions
 from stream.describe import local_iso
 from stream.errors import Fenced, JournalLost, SourceTrimmed
-from stream.journal import Journal, Row
+from stream.journal import Journal, Said
 from stream.metrics import ALL, Transition, value_label
 from stream.position import POSITION, Place, Position, encode_position
 from stream.profiles import Profiles, Survey, Surveyor
@@ -86,7 +86,7 @@ class Partition:
         now_ms: Callable[[], int],
         pace_s: Callable[[], float] = lambda: 0.0,
         turn: asyncio.Lock | None = None,
-        committed: Callable[[Sequence[Row], Sequence[Row]], None] = lambda changes, warnings: None,
+        committed: Callable[[Said, Said], None] = lambda changes, warnings: None,
     ) -> None:
         self.number = number
         self.feeds = {feed.name: feed for feed in feeds}
@@ -230,7 +230,7 @@ class Partition:
         table.take_up(user, out)
         is_said = bool(out.changes or out.warnings)
         if is_said or self._concerns_profile(feed, key, user):
-            self._applying.settle(feed, key, user, None, self._gather())
+            self._applying.settle(feed, key, user, None, self._gather_now())
         out.clear()
         if is_said or not table.stands(user, users.peek(key)):
             users.put(key, user)
@@ -426,7 +426,7 @@ class Partition:
         if not records:
             place.offset = max(place.offset, chunk.end)
             return
-        gathered, now_ms = self._gather(), self._now_ms()
+        gathered, now_ms = self._gather_now(), self._now_ms()
         wall_ms = now_ms if self._wall else NEVER
         self._applying.apply(feed, records, chunk.end, wall_ms, self._delay_ms, gathered)
 
@@ -466,7 +466,7 @@ class Partition:
                 rows += row
                 index += moved
             if not self._out.is_silent:
-                self._applying.settle(feed, key, user, None, self._gather())
+                self._applying.settle(feed, key, user, None, self._gather_now())
         if index:
             self.store.move(rows, index)
         feed.cursor = due[-1] + b"\0"
@@ -487,6 +487,12 @@ class Partition:
         if gathered.since is None:
             gathered.since = time.monotonic()
         self._write_soon.set()
+        return gathered
+
+    def _gather_now(self) -> Gathered:
+        """`_gather`, for what is said from now on."""
+        gathered = self._gather()
+        gathered.emitted_at = local_iso(self._now_ms(), self._zone)
         return gathered
 
     async def _writer(self) -> None:
@@ -537,20 +543,16 @@ class Partition:
         self.position.population = [(t, v, n) for (t, v), n in self.population.items()]
         changelog.append((POSITION, encode_position(self.position)))
         committed_at = {feed.name: feed.place.offset for feed in self.feeds.values()}
-        emitted_at = b',"emitted_at":"%s"}' % local_iso(self._now_ms(), self._zone).encode()
-        outputs: dict[str, Sequence[Row]] = {}
-        for topic, rows in (
+        outputs: dict[str, Said] = {}
+        said: tuple[tuple[str, Said], ...] = (
             ("tag-changes", gathered.changes),
             ("churn-warnings", gathered.warnings),
-        ):
+            ("user-tags", told),
+            ("dead-letters", gathered.dead),
+        )
+        for topic, rows in said:
             if rows:
-                outputs[self._topics[topic]] = [
-                    (key, (value or b"")[:-1] + emitted_at) for key, value in rows
-                ]
-        if told:
-            outputs[self._topics["user-tags"]] = told
-        if gathered.dead:
-            outputs[self._topics["dead-letters"]] = gathered.dead
+                outputs[self._topics[topic]] = rows
         outputs[self._changelog] = changelog
         encoded = time.perf_counter()
         try:
@@ -578,8 +580,7 @@ class Partition:
         self._time_persisted_at = time.monotonic()
         for ack in gathered.chunks:
             ack()
-        said = (outputs.get(self._topics[name], ()) for name in ("tag-changes", "churn-warnings"))
-        self._committed(*said)
+        self._committed(gathered.changes, gathered.warnings)
         self._count(
             gathered, encoded - started, committed - encoded, time.perf_counter() - committed
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +18,7 @@ from stream.definitions import Definitions
 from stream.domains import discover
 from stream.errors import JournalLost
 from stream.events import Decoder, types_of
-from stream.journal import Row
+from stream.journal import Said
 from stream.local import LocalJournal
 from stream.metrics import Metrics
 from stream.partition import Partition
@@ -66,7 +66,7 @@ class Unreliable(LocalJournal):
     chance = Random(0)
     failures = 0.0
 
-    async def commit(self, rows: Mapping[str, Sequence[Row]]) -> int:
+    async def commit(self, rows: Mapping[str, Said]) -> int:
         for _ in range(self.chance.randint(0, 8)):
             await asyncio.sleep(0)
         if self.chance.random() < self.failures:

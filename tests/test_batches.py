@@ -5,7 +5,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.batches import OVERHEAD, encode, seal
+from stream.batches import OVERHEAD, Records, encode, seal
 
 NOW_MS = 1_767_196_800_000
 UNLIMITED = 1 << 40
@@ -71,3 +71,14 @@ def test_a_batch_of_more_records_than_lengths_are_kept_for():
     ((records, count),) = encode(rows, UNLIMITED)
     assert sealed(records, count) == one_by_one(rows)
     assert len(records) + OVERHEAD == len(one_by_one(rows))
+
+
+@given(rows, st.integers(0, 3_000), st.none() | st.integers(-160, 160), st.integers(-160, 160))
+def test_records_are_a_sequence_of_rows(rows, most, first, end):
+    """Whoever looks at what was encoded sees what was added, as of a list."""
+    records = Records(most)
+    for key, content in rows:
+        records.add(key, content)
+    assert len(records) == len(rows)
+    assert list(records) == rows
+    assert records[first:end] == rows[first:end]

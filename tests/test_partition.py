@@ -7,7 +7,7 @@ the middle of what has gathered): what is committed equals the naive reference.
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from stream.broker import LocalBroker
 from stream.chunks import Chunk, Record
 from stream.errors import Fenced, JournalLost, SourceTrimmed
-from stream.journal import Row
+from stream.journal import Said
 from stream.settings import Settings
 from tests.partition import (
     CHANGELOG,
@@ -169,7 +169,7 @@ async def test_a_transaction_that_is_given_up_is_counted_by_how_far_it_came(tmp_
     """Before its commit, records did not reach the broker; in it, nobody knows."""
 
     class GivenUp(Unreliable):
-        async def commit(self, rows: Mapping[str, Sequence[Row]]) -> int:
+        async def commit(self, rows: Mapping[str, Said]) -> int:
             lost = JournalLost("given up")
             lost.in_commit = in_commit
             raise lost
