@@ -610,8 +610,11 @@ class Metrics(Collector):
 
     def dwelt(self, times_ms: Iterable[tuple[str, int]]) -> None:
         """Tags that users no longer have with the value before, and for how long they did."""
+        by_tag: dict[str, list[int]] = {}
         for tag, time_ms in times_ms:
-            self._dwell.observe((tag,), ((time_ms / 1000, 1),))
+            by_tag.setdefault(tag, []).append(time_ms)
+        for tag, each_ms in by_tag.items():
+            self._dwell.observe_sorted((tag,), sorted(each_ms))
 
     def arrivals(self, domain: str, delays_ms: Sequence[int]) -> None:
         """How long the events of a chunk took to arrive, ascending."""

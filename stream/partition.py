@@ -15,7 +15,7 @@ This file knows no feature, no Kafka and no Faust.
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
@@ -476,7 +476,12 @@ class Partition:
         return True
 
     def _survey(self) -> bool:
-        """Look at some profiles, all of them once a day: who has had which tag for long."""
+        """Look at some profiles, all of them once a day: who has had which tag for long.
+
+        Days that pass while more and more events wait are passed over.
+        """
+        if self._backlog and self._waiting and self.survey is not None:
+            return False
         time_ms = max(feed.place.time_ms for feed in self.feeds.values())
         return self._surveyor.look(self.store, self.profiles.table, time_ms)
 
@@ -602,8 +607,8 @@ class Partition:
         metrics.figures(gathered.figures)
         metrics.dwelt(gathered.dwelt)
         waits: dict[str, list[tuple[float, int]]] = {}
-        for name, appended_ms in gathered.causes:
-            waits.setdefault(name, []).append((max(0, now_ms - appended_ms) / 1000, 1))
+        for (name, appended_ms), events in Counter(gathered.causes).items():
+            waits.setdefault(name, []).append((max(0, now_ms - appended_ms) / 1000, events))
         for name, weighted in waits.items():
             metrics.event_to_change(name, weighted)
 
