@@ -29,6 +29,8 @@ _CACHED: Final = 65_536  # entries: quarter hours of 22 months in about 6 MiB
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_DAY: Final = date(9998, 12, 31).toordinal() - EPOCH_ORDINAL
 _MILLISECOND: Final = timedelta(milliseconds=1)
+_TWO: Final = [f"{number:02}" for number in range(60)]
+_THREE: Final = [f"{number:03}" for number in range(1_000)]
 
 
 @lru_cache(maxsize=4_096)
@@ -71,8 +73,8 @@ class Calendar:
         self._cached = cached
         self._days: dict[int, int] = {}
         self._starts: dict[int, int] = {}
-        self._offset = lru_cache(maxsize=cached)(self._look_up_offset)
-        self._minute = lru_cache(maxsize=cached)(self._look_up_minute)
+        self._offsets: dict[int, tuple[int, str]] = {}
+        self._dates: dict[int, str] = {}
         self.iso = lru_cache(maxsize=8_192)(self._iso)
         """Local time with milliseconds and offset, as in every output."""
 
@@ -87,32 +89,37 @@ class Calendar:
         return self._look_up_start(day) if start_ms is None else start_ms
 
     def _iso(self, ts_ms: int) -> str:
-        minute, ms = divmod(ts_ms, 60_000)
-        written = self._minute(minute)
-        if written is None:
-            return self._local(ts_ms).isoformat(timespec="milliseconds")
-        begin, end = written
-        return f"{begin}{ms // 1_000:02}.{ms % 1_000:03}{end}"
-
-    def _look_up_minute(self, minute: int) -> tuple[str, str] | None:
-        """What is written before and after the seconds; None where it is not that simple."""
-        offset = self._offset(minute * 60_000 // _QUARTER_MS)
+        quarter = ts_ms // _QUARTER_MS
+        offset = self._offsets.get(quarter)
         if offset is None:
-            return None
+            if len(self._offsets) >= self._cached:
+                self._offsets.clear()
+            offset = self._offsets[quarter] = self._look_up_offset(quarter)
         offset_ms, suffix = offset
-        day, ms = divmod(minute * 60_000 + offset_ms, DAY_MS)
-        hours, minutes = divmod(ms // 60_000, 60)
-        return f"{_date_text(day)}T{hours:02}:{minutes:02}:", suffix
+        if not suffix:
+            return self._local(ts_ms).isoformat(timespec="milliseconds")
+        local_ms = ts_ms + offset_ms
+        day = local_ms // DAY_MS
+        ms = local_ms - day * DAY_MS
+        date = self._dates.get(day)
+        if date is None:
+            if len(self._dates) >= self._cached:
+                self._dates.clear()
+            date = self._dates[day] = _date_text(day)
+        seconds = ms // 1_000
+        minutes = seconds // 60
+        time_of_day = (_TWO[minutes // 60], ":", _TWO[minutes % 60], ":", _TWO[seconds % 60])
+        return "".join((date, "T", *time_of_day, ".", _THREE[ms % 1_000], suffix))
 
-    def _look_up_offset(self, quarter: int) -> tuple[int, str] | None:
-        """Local time less UTC during a quarter of an hour, in ms and as it is written; None where
-        it changed within, or its writing is not that simple (before about 1970).
+    def _look_up_offset(self, quarter: int) -> tuple[int, str]:
+        """Local time less UTC during a quarter of an hour, in ms and as it is written; without a
+        writing where it changed within, or is not that simple (before about 1970).
         """
         first = self._local(quarter * _QUARTER_MS)
         last = self._local((quarter + 1) * _QUARTER_MS - 1)
         offset = first.utcoffset()
         if offset is None or offset != last.utcoffset() or offset.seconds % 60:
-            return None
+            return 0, ""
         return offset // _MILLISECOND, first.isoformat(timespec="minutes")[16:]
 
     def _local(self, ts_ms: int) -> datetime:

@@ -102,6 +102,8 @@ class Profiles:
         self.encode: Callable[[Profile], bytes] = msgpack.Encoder().encode
         self.decode: Callable[[bytes], Profile] = msgpack.Decoder(Profile).decode
         self._rules = rules.profile
+        read = [*self._rules.reads, *(tag.name for tag in self._rules.tags)]
+        self._unset = {name: self._rules.unset[name] for name in read}
         self._version = rules.version
         self._iso = calendar_of(rules.timezone).iso
         self._pieces: dict[tuple[str, Any], str] = {}  # of a tag and a value, what told() writes
@@ -233,7 +235,10 @@ class Profiles:
     ) -> list[Change]:
         """Bring the tags made of tags up to date, in order; a record of each that changed."""
         rules, tags = self._rules, profile.tags
-        values = {**rules.unset, **{name: held.value for name, held in tags.items()}}
+        values = self._unset.copy()
+        for name, held in tags.items():
+            if name in values:
+                values[name] = held.value
         changes = []
         for tag, first_that_holds in zip(rules.tags, rules.cases, strict=True):
             name = tag.name
