@@ -221,8 +221,11 @@ class Mode:
         returned_ms, probability = warning.returned_ms, warning.probability
         # The warning's own mode: definitions may have changed since.
         mode = Silence.name if probability is None else Predicted.name
+        # After an erasure warnings are counted anew, and what was forgotten may happen again.
+        again = () if customer.erased_ms == -NEVER else (customer.erased_ms,)
+        named = user_id, "churn", warning.raised_ms, mode, warning.number
         return {
-            "warning_id": identify(user_id, "churn", warning.raised_ms, mode, warning.number),
+            "warning_id": identify(*named, *again),
             "status": status,
             "user_id": user_id,
             "at": iso(at_ms),

@@ -196,6 +196,11 @@ def test_any_faults_in_any_order(prefix: str, tmp_path: Path, seed: int) -> None
                 lambda: sum(each.partitions() for each in others) == 4, "all with the others"
             )
             worker.resume()
+            # What it says of itself is old until it has noticed: then it ends, or joins again.
+            service.wait_until(
+                lambda: sum(each.partitions() for each in (worker, *others)) == 4,
+                "the sleeper noticed",
+            )
 
         def crash_the_broker(_: Worker) -> None:
             cluster.kill()
