@@ -2,7 +2,7 @@
 
 `Applying` takes decoded events to users (`stream/users.py`), what these say to the profile
 (`stream/profiles.py`), and gathers all that follows for the partition's next transaction. It knows
-no clock, no broker and no event loop: those are `stream/partition.py`'s.
+no wall clock, no broker and no event loop: those are `stream/partition.py`'s.
 """
 
 import time
@@ -24,8 +24,9 @@ from stream.partitioner import partition_for
 from stream.position import Place, Position
 from stream.profiles import Profiles
 from stream.settings import Settings
-from stream.store import NEVER, index_key
+from stream.store import index_key
 from stream.users import Users
+from tables.calendar import NEVER
 from tables.outputs import Outputs
 from tables.record import NO_DAY, User
 from tables.table import Table

@@ -132,6 +132,8 @@ def closure(modules: Iterable[str]) -> list[Path]:
     while waiting:
         name = waiting.pop()
         path = Path(*name.split(".")).with_suffix(".py")
+        if not path.exists():
+            path = Path(*name.split("."), "__init__.py")
         if name in found or not path.exists():
             continue
         found[name] = path

@@ -195,6 +195,8 @@ class KafkaJournal:
             for topic, items in rows.items():
                 encoded = items.batches() if isinstance(items, Records) else encode(items)
                 for records, count in encoded:
+                    if count == 1 and len(records) > MAX_BATCH_BYTES:
+                        raise ValueError(f"a row of {len(records)} bytes is too large for {topic}")
                     batch = _Batch(records, count)
                     future = await producer.send_batch(batch, topic, partition=self.partition)
                     sent.append(future)

@@ -10,6 +10,7 @@ Rebalances, heartbeats and fetches run in Faust's consumer thread, which has its
 
 import asyncio
 import contextlib
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
@@ -89,10 +90,18 @@ class _PlainRecords(PartitionRecords):
         return Record(record.offset, record.timestamp, record.key, record.value)
 
 
+def _is_unread(records: PartitionRecords) -> bool:
+    state = inspect.getgeneratorstate(records._records_iterator)
+    return bool(state == inspect.GEN_CREATED)
+
+
 def _keep_plain(fetcher: Fetcher) -> None:
     """Have what was fetched, and nobody has begun to read, read so."""
     for result in fetcher._records.values():
-        if type(result) is FetchResult and type(result._partition_records) is PartitionRecords:
+        if type(result) is not FetchResult:
+            continue
+        records = result._partition_records
+        if type(records) is PartitionRecords and _is_unread(records):
             result._partition_records = _PlainRecords(result._partition_records)
 
 

@@ -135,7 +135,7 @@ class MemoryView(Protocol):
 
     @property
     def budget_bytes(self) -> int:
-        """RocksDB, decoded users and buffers together."""
+        """RocksDB, users in memory and buffers together."""
 
     @property
     def block_cache_bytes(self) -> int:
@@ -778,7 +778,7 @@ class Metrics(Collector):
         memory = worker.memory
         yield _single(
             "tagstream_config_memory_bytes",
-            "What RocksDB, decoded users and buffers may take together.",
+            "What RocksDB, users in memory and buffers may take together.",
             memory.budget_bytes,
         )
         yield _single(

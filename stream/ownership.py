@@ -184,7 +184,7 @@ class Ownership:
         started = time.monotonic()
         settings = self._settings
         journal = self._journal(number)
-        store = None
+        store = partition = None
         try:
             await journal.open()
             recovered = await recover(
@@ -226,7 +226,9 @@ class Ownership:
             self._offer(partition)
         except BaseException:
             await journal.close()
-            if store is not None:
+            if partition is not None:
+                partition.let_go()
+            elif store is not None:
                 store.close()
             raise
         partition.start()

@@ -29,9 +29,10 @@ from stream.metrics import ALL, Transition, value_label
 from stream.position import POSITION, Place, Position, encode_position
 from stream.profiles import Profiles, Survey, Surveyor
 from stream.settings import Settings
-from stream.store import DEADLINE_BYTES, NEVER, IndexChange, Store, deadline_in
+from stream.store import DEADLINE_BYTES, IndexChange, Store, deadline_in
 from stream.store import Row as StoreRow
 from stream.topics import CHANGELOG
+from tables.calendar import NEVER
 from tables.outputs import Outputs
 
 SLICE = 50  # deadlines fired at a time: some milliseconds
@@ -289,6 +290,10 @@ class Partition:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.journal.close()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Give memory and disk back: nothing runs any more."""
         for rows in (self.profiles.rows, *(feed.users.rows for feed in self.feeds.values())):
             rows.clear()
         self.store.close()
@@ -355,14 +360,23 @@ class Partition:
             feed = self.feeds[name]
             feed.lag = 0
             feed.place.end = end
+            self._no_backlog()
             if self._wall:
                 self._move_time(feed, wall_ms - self._delay_ms)
 
     def advance(self, until_ms: int) -> None:
         """Let event time pass to ``until_ms`` in every domain (the end of a replay)."""
+        self._no_backlog()
         for feed in self.feeds.values():
             self._move_time(feed, until_ms)
         self._gather()  # it is written down even where nothing is due
+
+    def _no_backlog(self) -> None:
+        """Whatever the last chunk said, nothing waits behind it."""
+        if self._backlog and not self._waiting:
+            self._backlog = False
+            self._apply_soon.set()
+            self._write_soon.set()
 
     def _move_time(self, feed: Feed, time_ms: int) -> None:
         if time_ms > feed.place.time_ms:
@@ -480,7 +494,7 @@ class Partition:
 
         Days that pass while more and more events wait are passed over.
         """
-        if self._backlog and self._waiting and self.survey is not None:
+        if self._backlog and self.survey is not None:
             return False
         time_ms = max(feed.place.time_ms for feed in self.feeds.values())
         return self._surveyor.look(self.store, self.profiles.table, time_ms)

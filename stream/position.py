@@ -5,6 +5,8 @@ import msgspec
 from stream.store import META
 
 POSITION = META + b"position"
+LAYOUT = 1
+"""How rows of users are written: raised where an older build's cannot be read."""
 
 
 class Place(msgspec.Struct, array_like=True):
@@ -33,6 +35,7 @@ class Position(msgspec.Struct, array_like=True):
     users: int = 0  # of whom anything is known
     tagged: int = 0  # those among them with at least one tag
     erase_key: str = ""  # a hash of the secret that erasures are marked with
+    layout: int = 0  # how rows are written: `LAYOUT`
 
 
 encode_position = msgspec.msgpack.Encoder().encode

@@ -23,7 +23,7 @@ from typing import Any
 from stream.applying import fingerprint
 from stream.errors import LayoutChanged, SourceRemade, SourceTrimmed, StateError
 from stream.journal import Journal
-from stream.position import POSITION, Place, Position, decode_position
+from stream.position import LAYOUT, POSITION, Place, Position, decode_position
 from stream.settings import Settings
 from stream.store import Budget, Store
 from stream.topics import CHANGELOG
@@ -235,6 +235,7 @@ def _first_position(settings: Settings, timezone: str) -> Position:
         timezone=timezone,
         places={},
         population=[],
+        layout=LAYOUT,
     )
 
 
@@ -250,6 +251,12 @@ def _check_erase_key(position: Position, key: bytes, store: Store, name: str) ->
 
 
 def _check_layout(position: Position, settings: Settings, timezone: str, name: str) -> None:
+    if position.layout != LAYOUT:
+        raise LayoutChanged(
+            f"{name}: the state was written by another version of the program, in layout"
+            f" {position.layout}, not {LAYOUT}. Go back to that version; or give"
+            " TAGSTREAM_TOPIC_PREFIX a new value, create the topics and feed the events again"
+        )
     for what, have, want, how in (
         ("partitions", position.partitions, settings.partitions, "TAGSTREAM_PARTITIONS"),
         ("the partitioner", position.partitioner, settings.partitioner, "TAGSTREAM_PARTITIONER"),

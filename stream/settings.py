@@ -215,7 +215,7 @@ class Settings:
     memory_mb: int = setting(
         whole(64, 1_048_576),
         256,
-        "MiB for RocksDB, decoded users and buffers together; the process takes about "
+        "MiB for RocksDB, users in memory and buffers together; the process takes about "
         f"{PROCESS_MB} more.",
         panel="State",
     )

@@ -43,13 +43,12 @@ from rocksdict import (
 )
 
 from stream.errors import StateError
+from tables.calendar import NEVER
 
 RECORD, BLOCK, META, INDEX, DISK = b"r", b"b", b"m", b"d", b"x"
 PROFILE, ERASURE = b"u", b"e"
 _APPLIED, _USED = DISK + b"applied", DISK + b"used"
 DEADLINE_BYTES = 8
-#: A deadline that never comes; no index entry is kept for it.
-NEVER = 2**61
 _STALL = re.compile(r"^Cumulative stall: (\d+):(\d+):([\d.]+) H:M:S", re.MULTILINE)
 
 Row = tuple[bytes, bytes | None]
@@ -85,7 +84,7 @@ def deadline_of(value: bytes) -> int:
 class Budget:
     """The memory that all partitions of a process share: RocksDB's part of it.
 
-    Half of ``TAGSTREAM_MEMORY_MB`` is for decoded users, a quarter for RocksDB's block cache
+    Half of ``TAGSTREAM_MEMORY_MB`` is for users in memory, a quarter for RocksDB's block cache
     with its write buffers charged to it, the rest for chunks and transactions under way.
     """
 

@@ -1,6 +1,6 @@
 """The users of one domain in one partition: rows in memory, decoded at the touch.
 
-    user = users.get(key) or users.new(key, user_id)
+    user = users.get(key) or users.new(user_id)
     ...                       # apply an event
     users.put(key, user)
 
@@ -9,7 +9,7 @@ never later than the instant at which something follows with no event. A user wh
 moves away, as at every event, keeps the earlier entry; when that comes due and finds nothing to
 do, the entry moves (`moved`). So an event seldom writes to the index.
 
-This file knows records as bytes with a deadline in front; what is in them is `tables/`.
+What is in a record, and what follows from it, is `tables/`.
 """
 
 from typing import Any
@@ -20,7 +20,6 @@ from stream.rows import Pool, Rows
 from stream.store import (
     BLOCK,
     DEADLINE_BYTES,
-    NEVER,
     RECORD,
     IndexChange,
     Row,
@@ -28,6 +27,7 @@ from stream.store import (
     erasure_mark,
     index_key,
 )
+from tables.calendar import NEVER
 from tables.record import User
 from tables.table import Table
 

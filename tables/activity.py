@@ -13,6 +13,7 @@ from struct import Struct
 from typing import Final
 
 from tables.calendar import EPOCH_ORDINAL
+from tables.outputs import Figure
 from tables.record import FIRST_DAY, NO_DAY
 
 RETAINED: Final = (1, 7, 30)
@@ -28,8 +29,6 @@ _KNOWN: Final = (1 << KEPT_DAYS) - 1
 _PACKED: Final = Struct(">iiQ")
 BYTES: Final[int] = _PACKED.size
 NOTHING: Final = _PACKED.pack(FIRST_DAY, NO_DAY, 0)
-
-Figure = tuple[str, str, int]
 
 
 def registered(known: bytes, day: int, figures: list[Figure]) -> bytes:

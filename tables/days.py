@@ -78,8 +78,10 @@ def ratio_of(days: int, column: int, by: int, unit: int = 1) -> Callable[[Any], 
     ``unit`` divides ``column``; 0 where ``by`` is.
     """
 
-    def read(user: DayCounts) -> float:
+    def read(user: DayCounts) -> int | float:
         number = user.over(days, by)
-        return divided(user.over(days, column), unit * number) if number else 0
+        if not number:
+            return 0
+        return divided(user.over(days, column), unit * number)
 
     return read

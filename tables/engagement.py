@@ -54,7 +54,7 @@ _FINE: Final = 10**16
 
 
 def _decimals(rating: float) -> tuple[int, int]:
-    """A rating as written, in steps of 1e-8, and what is left in steps of 1e-16: exact, and 64
+    """A rating as written, in steps of 1e-8, and what is left in steps of 1e-16: exact, and 62
     bits hold the sums.
     """
     coarse = round(rating * _COARSE)
@@ -110,7 +110,7 @@ for _days in (7, 30, 90):
 
 
 @features.add(Ratio(90, RATING, RATED))
-def avg_rating_90d(user: Visitor) -> float:
+def avg_rating_90d(user: Visitor) -> int | float:
     """Mean rating of the rated reviews of the last 90 local days; 0 where there are none.
 
     The exact mean of the ratings as written, rounded once. Source: ``review``. Late review:
@@ -125,12 +125,14 @@ def avg_rating_90d(user: Visitor) -> float:
 
 
 @features.add(Since("last_day"))
-def days_since_active(user: Visitor) -> float:
+def days_since_active(user: Visitor) -> int | float:
     """Local days since the latest event of the topic; infinity before the first.
 
     Late event: matters only where it is the latest.
     """
-    return inf if user.last_day is None else user.today - user.last_day
+    if user.last_day is None:
+        return inf
+    return user.today - user.last_day
 
 
 _COLUMNS: Final[dict[type[AnyEvent], int]] = {

@@ -19,7 +19,9 @@ _MISSING: Final = -(2**63)
 
 
 def put(to: BytesWriter, number: i64) -> None:
-    """Append a whole number up to ``MAX_NUMBER`` either way."""
+    """Append a whole number up to ``MAX_NUMBER`` either way; OverflowError beyond."""
+    if number > MAX_NUMBER or number < -MAX_NUMBER:
+        raise OverflowError("a number that is too large to be kept")
     rest: i64 = (number << 1) ^ (number >> 63)
     while rest > 127:
         to.append((rest & 127) | 128)

@@ -127,8 +127,10 @@ class RunBreaks(Turn):
         return NO_DAY if last_day - user.run_day + 1 < self.shortest else last_day + 2
 
 
-def _days_since(user: Buyer, day: int | None) -> float:
-    return inf if day is None else user.today - day
+def _days_since(user: Buyer, day: int | None) -> int | float:
+    if day is None:
+        return inf
+    return user.today - day
 
 
 @features.add(Streak())
@@ -205,23 +207,27 @@ def spend_total(user: Buyer) -> float:
 
 
 @features.add(Ratio(90, AMOUNT_FEN, ORDERS))
-def avg_order_90d(user: Buyer) -> float:
+def avg_order_90d(user: Buyer) -> int | float:
     """Mean amount of the orders of the last 90 local days, in yuan; 0 where there are none.
 
     Refunds do not count. Source: ``order``. Late order: counted on its day.
     """
     orders = user.over(90, ORDERS)
-    return divided(user.over(90, AMOUNT_FEN), 100 * orders) if orders else 0
+    if not orders:
+        return 0
+    return divided(user.over(90, AMOUNT_FEN), 100 * orders)
 
 
 @features.add(Ratio(90, COUPONS, ORDERS))
-def coupon_rate_90d(user: Buyer) -> float:
+def coupon_rate_90d(user: Buyer) -> int | float:
     """Share of the orders of the last 90 local days that had a coupon, 0 to 1; 0 where none.
 
     Source: ``order``. Late order: counted on its day.
     """
     orders = user.over(90, ORDERS)
-    return divided(user.over(90, COUPONS), orders) if orders else 0
+    if not orders:
+        return 0
+    return divided(user.over(90, COUPONS), orders)
 
 
 @features.add(Window(90, ACTIVE))
@@ -231,7 +237,7 @@ def active_days_90d(user: Buyer) -> int:
 
 
 @features.add(Since("last_day"))
-def days_since_order(user: Buyer) -> float:
+def days_since_order(user: Buyer) -> int | float:
     """Local days since the latest order by event time; infinity before the first.
 
     Source: ``order``. Late order: matters only where it is the latest.
@@ -240,7 +246,7 @@ def days_since_order(user: Buyer) -> float:
 
 
 @features.add(Since("first_day"))
-def days_since_first_order(user: Buyer) -> float:
+def days_since_first_order(user: Buyer) -> int | float:
     """Local days since the earliest order by event time; infinity before the first.
 
     Source: ``order``. Late order: may become the earliest.
@@ -249,7 +255,7 @@ def days_since_first_order(user: Buyer) -> float:
 
 
 @features.add(Since("registered_day"))
-def days_since_registered(user: Buyer) -> float:
+def days_since_registered(user: Buyer) -> int | float:
     """Local days since the earliest registration by event time; infinity before it.
 
     Source: ``registered``. Late event: may become the earliest.

@@ -82,6 +82,8 @@ class Rhythm:
             self.n = row.float()
             self.mean = row.float()
             self.m2 = row.float()
+        else:
+            self.n = self.mean = self.m2 = 0.0
 
     def hear(self, ts_ms: int) -> bool:
         """An order at ``ts_ms`` arrived; whether it begins an occasion.

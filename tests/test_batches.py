@@ -66,7 +66,7 @@ def test_rows_are_cut_into_batches_of_bounded_size(rows, most):
 
 
 def test_a_batch_of_more_records_than_lengths_are_kept_for():
-    """What is beyond the table of small numbers is said as well."""
+    """Numbers of three bytes."""
     rows = [(b"", None)] * 20_000
     ((records, count),) = encode(rows, UNLIMITED)
     assert sealed(records, count) == one_by_one(rows)

@@ -34,7 +34,7 @@ def tree(tmp_path):
         ROOT / "stream", tmp_path / "stream", ignore=shutil.ignore_patterns("__pycache__", "*.so")
     )
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for package in ("agents", "tables"):
+    for package in ("agents", "tables", "tables/events"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
     (tmp_path / "README.md").touch()
@@ -132,3 +132,14 @@ def test_without_a_compiler_it_is_installed_to_run_interpreted(tree):
     assert not list(compiled.artefacts(tree / "installed"))
     for path in (tree / "stream").rglob("[!_]*.*"):  # with what is read as data
         assert (tree / "installed" / path.relative_to(tree)).exists()
+
+
+def test_every_package_is_installed():
+    """A folder that is not named would be missing from every wheel."""
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for top in ("agents", "stream", "tables")
+        for path in (ROOT / top).rglob("__init__.py")
+    }
+    assert set(named) == found

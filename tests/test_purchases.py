@@ -4,11 +4,13 @@ from math import inf
 from random import Random
 
 import msgspec
+import orjson
 import pytest
 
 from tables import purchases
 from tables.events.purchases import fen
 from tables.purchases import FEATURES
+from tables.rhythm import Rhythm
 from tables.table import NEVER, Outputs
 from tests.reference import Reference
 from tests.solo import Solo, received
@@ -223,3 +225,24 @@ def test_a_streak_outlives_the_days_that_are_kept():
         solo.tell(solo.table.calendar.iso(start_ms + day * DAY_MS)[:23])
     assert solo.says("purchase_streak_days") == days
     assert len(solo.user.days) < 500
+
+
+def test_features_that_count_are_whole_numbers_in_json():
+    """Compiled code must not make floating-point numbers of them: evidence is text that stays."""
+    solo = Solo("orders_total > 0")
+    solo.tell("2025-04-29 09:00", "registered")
+    names = ("coupon_rate_90d", "avg_order_90d", "days_since_registered", "orders_30d")
+    assert orjson.dumps([FEATURES[name](solo.user) for name in names]) == b"[0,0,0,0]"
+    solo.tell("2025-04-30 09:00")
+    names = ("days_since_order", "days_since_first_order", "days_since_registered", "orders_30d")
+    assert orjson.dumps([FEATURES[name](solo.user) for name in names]) == b"[0,0,1,1]"
+
+
+def test_nothing_of_a_rhythm_outlives_an_erasure():
+    """The next gap is the first again."""
+    solo = Solo("orders_total > 0")
+    for day in (1, 9, 15):
+        solo.tell(f"2025-04-{day:02} 09:00")
+    assert solo.user.rhythm.x == 2
+    solo.tell("2025-04-16 09:00", "erase")
+    assert solo.user.rhythm == Rhythm()

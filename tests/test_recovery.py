@@ -22,7 +22,7 @@ from stream.events import Decoder, types_of
 from stream.local import LocalJournal
 from stream.metrics import Metrics
 from stream.partition import Partition
-from stream.position import POSITION, Place
+from stream.position import LAYOUT, POSITION, Place
 from stream.profiles import Profiles
 from stream.rows import Pool
 from stream.rules import load
@@ -327,6 +327,14 @@ async def test_another_layout_is_refused_with_the_setting_to_restore(
     changed = Bench(tmp_path, **changes)
     with pytest.raises(LayoutChanged, match=remedy):
         await changed.recover(broker)
+
+
+async def test_state_of_a_build_that_wrote_rows_otherwise_is_refused(bench, monkeypatch):
+    """Its rows would be read as something else."""
+    bench, broker = bench
+    monkeypatch.setattr("stream.recovery.LAYOUT", LAYOUT + 1)
+    with pytest.raises(LayoutChanged, match="another version of the program"):
+        await bench.recover(broker)
 
 
 async def test_a_source_as_it_was_is_accepted(bench):
