@@ -296,7 +296,10 @@ class Profiles:
                 held, value = profile.tags.get(tag.name), self._rules.unset[tag.name]
                 if held is not None:
                     _hold(profile, tag.name, value, at_ms, dwelt)
-                    said.append(self._change(profile, tag, value, held.value, at_ms, ERASED, {}))
+                    # Whom one domain forgot another may still bring back, and forget in its turn.
+                    said.append(
+                        self._change(profile, tag, value, held.value, at_ms, ERASED, {}, domain)
+                    )
             fresh = self.new(profile.user_id)
             for name in profile.__struct_fields__:
                 setattr(profile, name, getattr(fresh, name))
@@ -332,11 +335,14 @@ class Profiles:
         at_ms: int,
         cause: Mapping[str, str],
         evidence: Mapping[str, Any],
+        erased_in: str = "",
     ) -> Change:
         name, user_id = tag.name, profile.user_id
         number = profile.numbers[name] = profile.numbers.get(name, 0) + 1
         # After an erasure changes may be counted anew, and what was forgotten may happen again.
-        again = () if profile.erased_ms == -NEVER else (profile.erased_ms,)
+        again: tuple[Any, ...] = () if profile.erased_ms == -NEVER else (profile.erased_ms,)
+        if erased_in:
+            again = (*again, erased_in)
         profile.updated_ms = max(profile.updated_ms, at_ms)
         change = {
             "change_id": identify(user_id, PROFILE, name, number, value, at_ms, cause, *again),
