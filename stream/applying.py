@@ -275,7 +275,7 @@ class Applying:
         if out.erased_ms is not None:
             newest_ms = self._newest_elsewhere(feed, key)
         elif not was_known:
-            erased_ms = max(each.users.erased_ms(user.user_id) for each in self._feeds)
+            erased_ms = [each.users.erased_ms(user.user_id) for each in self._feeds]
             profiles.table.bar(profile, erased_ms)
         told = profiles.table.follow(profile, feed.name, out, user.clock_ms, event_id, newest_ms)
         if profile.barred and event_id is not None and out.erased_ms is None:

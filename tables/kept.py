@@ -89,3 +89,4 @@ class Profile(Struct, array_like=True, gc=False):
     updated_ms: int = -NEVER  # of the last change; before all time until the first
     erased_ms: int = -NEVER  # the newest thing that is not to be known any more
     barred: bool = False  # nothing newer than what was erased is known: no tags made of tags
+    forgotten: int = 0  # grows with every erasure before this profile, in whatever domain

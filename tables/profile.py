@@ -200,10 +200,12 @@ class Profiles:
             fresh = True
         return fresh
 
-    def bar(self, profile: Profile, erased_ms: int) -> None:
-        """The user of a new profile is known to have been erased, in whatever domain."""
-        if erased_ms > -NEVER:
-            profile.erased_ms = erased_ms
+    def bar(self, profile: Profile, erased_ms: Sequence[int]) -> None:
+        """The user of a new profile is known to have been erased, up to then in each domain."""
+        marks = [ts_ms for ts_ms in erased_ms if ts_ms > -NEVER]
+        if marks:
+            profile.erased_ms = max(marks)
+            profile.forgotten = sum(marks)
             profile.barred = True
 
     def fold(
@@ -296,10 +298,7 @@ class Profiles:
                 held, value = profile.tags.get(tag.name), self._rules.unset[tag.name]
                 if held is not None:
                     _hold(profile, tag.name, value, at_ms, dwelt)
-                    # Whom one domain forgot another may still bring back, and forget in its turn.
-                    said.append(
-                        self._change(profile, tag, value, held.value, at_ms, ERASED, {}, domain)
-                    )
+                    said.append(self._change(profile, tag, value, held.value, at_ms, ERASED, {}))
             fresh = self.new(profile.user_id)
             for name in profile.__struct_fields__:
                 setattr(profile, name, getattr(fresh, name))
@@ -335,14 +334,11 @@ class Profiles:
         at_ms: int,
         cause: Mapping[str, str],
         evidence: Mapping[str, Any],
-        erased_in: str = "",
     ) -> Change:
         name, user_id = tag.name, profile.user_id
         number = profile.numbers[name] = profile.numbers.get(name, 0) + 1
         # After an erasure changes may be counted anew, and what was forgotten may happen again.
-        again: tuple[Any, ...] = () if profile.erased_ms == -NEVER else (profile.erased_ms,)
-        if erased_in:
-            again = (*again, erased_in)
+        again = () if profile.erased_ms == -NEVER else (profile.erased_ms, profile.forgotten)
         profile.updated_ms = max(profile.updated_ms, at_ms)
         change = {
             "change_id": identify(user_id, PROFILE, name, number, value, at_ms, cause, *again),

@@ -122,7 +122,7 @@ def test_an_erasure_bars_nothing_where_something_newer_is_known(profiles):
 def test_who_is_new_here_but_was_erased_elsewhere_is_barred_too(profiles):
     """What he did before the erasure makes him no stranger."""
     profile = profiles.new("u1")
-    profiles.bar(profile, AT_MS)
+    profiles.bar(profile, [AT_MS])
     cause = {"kind": "event", "event_id": "e1"}
     assert profiles.heard(profile, "service", AT_MS - 1)
     assert profiles.evaluate(profile, AT_MS - 1, cause, []) == []
