@@ -31,7 +31,7 @@ from msgspec import msgpack
 from tables.calendar import NEVER
 from tables.identity import identify, is_control
 from tables.kept import Warned
-from tables.packing import Reader, put, put_bytes, put_optional, put_optional_instant
+from tables.packing import Reader, put, put_optional, put_optional_instant, put_packed
 from tables.record import DayCounts, Values
 from tables.rhythm import QUIET_MS, Model, Rhythm
 
@@ -43,7 +43,6 @@ RED_FROM: Final = 0.6  # a prediction less probable than that is yellow
 
 
 _STATES: Final = (NONE, WARNED, CHURNED)
-_pack: Callable[[Any], bytes] = msgpack.Encoder().encode
 _unpack_warnings: Callable[[bytes], list[Warned]] = msgpack.Decoder(list[Warned]).decode
 
 
@@ -67,7 +66,7 @@ class ChurnState:
         put(to, _STATES.index(self.reached))
         put(to, self.raised)
         put_optional(to, self.due_ms)
-        put_bytes(to, _pack(self.warnings) if self.warnings else b"")
+        put_packed(to, self.warnings)
 
     def read(self, row: Reader) -> None:
         """Take over what ``write`` wrote."""

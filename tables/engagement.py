@@ -24,14 +24,13 @@ from tables.events.engagement import (
     Share,
     View,
     Watch,
-    milliseconds,
 )
 from tables.features import Features, Ratio, Since, Window
 from tables.packing import Reader, put_optional
 from tables.record import DayCounts, Values
 from tables.table import Outputs
 
-__all__ = ["Engagement", "Event", "Visitor", "features", "milliseconds"]
+__all__ = ["Engagement", "Event", "Visitor", "features"]
 
 # The columns of an entry: days with any event, events by type, and what they came to. Ratings are
 # summed in steps of 1e-8, and what is left in steps of 1e-16.

@@ -8,7 +8,7 @@ An instant at which an hour window changes is a deadline only where a tag could 
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from librt.strings import BytesWriter
 from msgspec import msgpack
@@ -28,7 +28,7 @@ from tables.events.outreach import (
 from tables.features import Features, Month, Rate, Window, levels_of
 from tables.hours import Hours
 from tables.kept import Held
-from tables.packing import Reader, put, put_bytes
+from tables.packing import Reader, pack, put, put_bytes, put_packed
 from tables.record import DayCounts, Values
 from tables.table import NEVER, Outputs, Rules
 
@@ -44,7 +44,6 @@ COLUMNS: Final = 4
 OptedOut = dict[Channel, tuple[int, bool]]
 """The channels that a user ever spoke of: when he last did, and whether that was to leave."""
 
-_pack: Callable[[Any], bytes] = msgpack.Encoder().encode
 _unpack_held: Callable[[bytes], Held] = msgpack.Decoder(Held).decode
 _unpack_opted_out: Callable[[bytes], OptedOut] = msgpack.Decoder(OptedOut).decode
 
@@ -64,10 +63,10 @@ class Recipient(DayCounts):
     def write(self, to: BytesWriter) -> None:
         """Append the record as bytes."""
         super().write(to)
-        put_bytes(to, _pack(self.pushed))
-        put_bytes(to, _pack(self.texted))
+        put_bytes(to, pack(self.pushed))
+        put_bytes(to, pack(self.texted))
         put(to, self.unanswered)
-        put_bytes(to, _pack(self.opted_out) if self.opted_out else b"")
+        put_packed(to, self.opted_out)
 
     def read(self, row: Reader) -> None:
         """Take over what ``write`` wrote."""

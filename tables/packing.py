@@ -7,15 +7,20 @@ Whoever reads asks for the same things in the same order as they were put.
 Source: protocol buffers' base-128 varints, zigzag.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from librt.strings import BytesWriter, read_f64_le, read_i64_le, write_f64_le, write_i64_le
+from msgspec import msgpack
 from mypy_extensions import i64
 
 MAX_NUMBER: Final = 2**62 - 1
 """No number may be larger, nor smaller than its negative."""
 
 _MISSING: Final = -(2**63)
+
+pack: Callable[[Any], bytes] = msgpack.Encoder().encode
+"""The parts that are seldom looked at, or seldom there at all (`tables/kept.py`), as msgpack."""
 
 
 def put(to: BytesWriter, number: i64) -> None:
@@ -62,6 +67,11 @@ def put_bytes(to: BytesWriter, some: bytes) -> None:
 def put_text(to: BytesWriter, text: str) -> None:
     """Append a text."""
     put_bytes(to, text.encode())
+
+
+def put_packed(to: BytesWriter, part: Any) -> None:
+    """Append such a part; no bytes where there is nothing in it."""
+    put_bytes(to, pack(part) if part else b"")
 
 
 class Reader:

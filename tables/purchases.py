@@ -21,7 +21,7 @@ from tables.days import DayTable, divided
 from tables.events import Event as AnyEvent
 from tables.events.purchases import Attribute, Event, Order, Refund, Registered, Updated
 from tables.features import Balance, Constants, Features, Ratio, Since, Turn, Window
-from tables.packing import Reader, put, put_bytes, put_optional, put_optional_instant
+from tables.packing import Reader, put, put_optional, put_optional_instant, put_packed
 from tables.record import FIRST_DAY, NO_DAY, DayCounts, Values
 from tables.rhythm import GENERIC, Model, Parameters
 from tables.table import NEVER, Churn, Outputs, Rules
@@ -41,7 +41,6 @@ Attributes = dict[str, tuple[int, Attribute]]
 """Of each known attribute since when it is so, and what it is."""
 
 _unpack_attributes: Callable[[bytes], Attributes] = msgpack.Decoder(Attributes).decode
-_pack: Callable[[Any], bytes] = msgpack.Encoder().encode
 
 
 class Buyer(Customer):
@@ -75,7 +74,7 @@ class Buyer(Customer):
         put_optional(to, None if run is None else run[1])
         put_optional_instant(to, self.registered_ms)
         put_optional(to, self.registered_day)
-        put_bytes(to, _pack(self.attributes) if self.attributes else b"")
+        put_packed(to, self.attributes)
 
     def read(self, row: Reader) -> None:
         """Take over what ``write`` wrote."""

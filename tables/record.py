@@ -20,7 +20,7 @@ from mypy_extensions import i64
 
 from tables.calendar import NEVER
 from tables.kept import Spilled, TagState
-from tables.packing import Reader, put, put_bytes, put_instant, put_text
+from tables.packing import Reader, pack, put, put_bytes, put_instant, put_packed, put_text
 
 FIRST_DAY: Final = -(10**9)
 """Before every day there is."""
@@ -34,7 +34,6 @@ _FOLDED: Final = 64  # entries that may be folded away before it is worth doing
 _REMEMBERED: Final = 10_000  # combinations of values of which the bytes are remembered
 
 
-_pack: Callable[[Any], bytes] = msgpack.Encoder().encode
 _unpack_tags: Callable[[bytes], dict[str, TagState]] = msgpack.Decoder(dict[str, TagState]).decode
 _unpack_values: Callable[[bytes], list[Any]] = msgpack.Decoder(list[Any]).decode
 _unpack_spilled: Callable[[bytes], Spilled] = msgpack.Decoder(Spilled).decode
@@ -50,7 +49,7 @@ def _put_values(to: BytesWriter, values: Values) -> None:
     if packed is None:
         if len(_packed_values) >= _REMEMBERED:
             _packed_values.clear()
-        packed = _packed_values[values] = _pack(values)
+        packed = _packed_values[values] = pack(values)
     put_bytes(to, packed)
 
 
@@ -111,9 +110,9 @@ class User:
         put(to, self.heard_day)
         put(to, 0 if self.erased_ms == -NEVER else self.erased_ms + 1)
         _put_values(to, self.values)
-        put_bytes(to, self._packed_tags if self._tags is None else _pack(self._tags))
+        put_bytes(to, self._packed_tags if self._tags is None else pack(self._tags))
         put_bytes(to, self.recent)
-        put_bytes(to, b"" if self.spilled is None else _pack(self.spilled))
+        put_packed(to, self.spilled)
 
     def read(self, row: Reader) -> None:
         """Take over what ``write`` wrote."""
