@@ -35,13 +35,18 @@ def compiled(condition: str) -> Condition:
     return lambda features: eval(code, {}, features)
 
 
-TAGS: list[tuple[str, list[tuple[Any, Condition]], Any]] = [
-    (tag["name"], [(True, compiled(tag["when"]))], False)
-    if "when" in tag
-    else (tag["name"], [(value, compiled(case)) for value, case in tag["cases"].items()], None)
-    for tag in RULES["tags"]
-    if tag["domain"] == "purchases"
-]
+def tags_of(domain: str) -> list[tuple[str, list[tuple[Any, Condition]], Any]]:
+    return [
+        (tag["name"], [(True, compiled(tag["when"]))], False)
+        if "when" in tag
+        else (tag["name"], [(value, compiled(case)) for value, case in tag["cases"].items()], None)
+        for tag in RULES["tags"]
+        if tag["domain"] == domain
+    ]
+
+
+TAGS, MADE_OF_TAGS = tags_of("purchases"), tags_of("profile")
+UNSET = {tag["name"]: False if "when" in tag else None for tag in RULES["tags"]}
 
 PREFIX = os.environ["PREFIX"]
 PARTITIONS = int(os.environ["PARTITIONS"])
@@ -59,6 +64,7 @@ app = faust.App(
 source = app.topic(f"{PREFIX}purchases", key_type=str, value_serializer="json")
 changes = app.topic(f"{PREFIX}tag-changes", key_type=str, value_serializer="json")
 warnings = app.topic(f"{PREFIX}warnings", key_type=str, value_serializer="json")
+user_tags = app.topic(f"{PREFIX}user-tags", key_type=str, value_serializer="json")
 users = app.Table("users", default=dict, partitions=PARTITIONS)
 done = 0
 
@@ -75,8 +81,11 @@ async def purchases(events):
         users[user_id] = user
         for warning in churn(user, event):
             await warnings.send(key=user_id, value=warning)
-        for change in evaluate(user, event):
+        told = evaluate(user, event)
+        for change in told:
             await changes.send(key=user_id, value=change)
+        if told:
+            await user_tags.send(key=user_id, value={"user_id": user_id, "tags": user["tags"]})
 
 
 @app.page("/done/")
@@ -142,6 +151,8 @@ def features(user: dict[str, Any]) -> dict[str, Any]:
         "orders_365d": orders[365],
         "orders_total": user.get("orders", 0),
         "repurchases_90d": orders[90] - (first is not None and since(first, today) < 90),
+        "spend_30d": sum(counts[2] for counts in of[30]) / 100,
+        "spend_90d": sum(counts[2] for counts in of[90]) / 100,
         "spend_365d": sum(counts[2] for counts in of[365]) / 100,
         "coupon_rate_90d": sum(counts[3] for counts in of[90]) / (orders[90] or 1),
         "days_since_order": since(last, today),
@@ -156,10 +167,22 @@ def since(ts: int | None, today: int) -> float:
 
 
 def evaluate(user: dict[str, Any], event: dict[str, Any]) -> list[dict[str, Any]]:
-    known = features(user)
     tags = user.setdefault("tags", {})
+    changed = change(user, event, TAGS, features(user), tags)
+    if changed:
+        changed += change(user, event, MADE_OF_TAGS, {**UNSET, **tags}, tags)
+    return changed
+
+
+def change(
+    user: dict[str, Any],
+    event: dict[str, Any],
+    definitions: list[tuple[str, list[tuple[Any, Condition]], Any]],
+    known: dict[str, Any],
+    tags: dict[str, Any],
+) -> list[dict[str, Any]]:
     changed = []
-    for name, cases, default in TAGS:
+    for name, cases, default in definitions:
         value = next((value for value, holds in cases if holds(known)), default)
         previous = tags.get(name, default)
         if value != previous:

@@ -7,6 +7,7 @@ the end, and what is written is deleted.
 import argparse
 import contextlib
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -133,6 +134,11 @@ def committed(worker: Worker) -> float:
 def disk_bytes(directory: Path) -> int:
     """Bytes on disk of everything under ``directory``."""
     return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
+
+
+def progress(line: str) -> None:
+    """Say how far a long benchmark is, beside its table."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
