@@ -1,4 +1,4 @@
-"""The profiles of one partition's users: rows in memory, decoded at the touch.
+"""The profiles of one partition's users: decoded at the touch, encoded at the flush.
 
 As with the users of a domain (`stream/users.py`): whoever changes a profile puts it back. What is
 in a profile is `tables/profile.py`; here it is bytes under ``u`` and the user's key.
@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 
 from stream.journal import Row as Output
 from stream.metrics import value_label
-from stream.rows import Pool, Rows
+from stream.rows import Entry, Pool, Rows
 from stream.store import PROFILE, Row, Store
+from tables.activity import activated
 from tables.kept import Profile
 from tables.profile import Profiles as Logic
 
@@ -26,33 +27,49 @@ class Profiles:
 
     def __init__(self, table: Logic, store: Store, pool: Pool) -> None:
         self.table = table
-        self.rows = Rows(store.get, pool)
+        self.rows = Rows(PROFILE, store.get, pool)
         self._store = store
-        self._told: dict[bytes, bytes | None] = {}  # what those who read tags are to be told
+        #: Of whom those who read tags are to be told.
+        self._told: dict[bytes, Profile | None] = {}
 
     def get(self, key: bytes, user_id: str) -> Profile:
         """The profile of a user, a new one where there is none. Whoever changes it puts it back."""
-        row_key = PROFILE + key
-        row = self.rows.young.get(row_key) or self.rows.get(row_key)
-        return self.table.new(user_id) if row is None else self.table.decode(row)
+        entry = self.rows.young.get(key) or self.rows.find(key)
+        return (self._decoded(entry) if entry is not None else None) or self.table.new(user_id)
 
     def put(self, key: bytes, profile: Profile, *, retold: bool) -> None:
         """The profile was changed, and waits to be written; ``retold``: its tags were too."""
-        gone = not profile.domains
-        self.rows.put(PROFILE + key, None if gone else self.table.encode(profile))
+        if profile.domains:
+            self.rows.hold(key, profile)
+        else:
+            self.rows.put(key, None)
         if retold:
-            self._told[key] = None if gone else self.table.told(profile)
+            self._told[key] = profile if profile.domains else None
 
     def activate(self, key: bytes, day: int, figures: list[Any]) -> None:
         """A user who has a profile was active on another day."""
-        row_key = PROFILE + key
-        row = self.rows.young.get(row_key) or self.rows.get(row_key)
-        if row is not None:
-            self.rows.put(row_key, self.table.activated(row, day, figures))
+        entry = self.rows.young.get(key) or self.rows.find(key)
+        if entry is None:
+            return
+        profile: Profile | None = entry.held
+        if profile is not None:
+            profile.activity = activated(profile.activity, day, figures)
+        elif (row := entry.row) is not None:
+            self.rows.put(key, self.table.activated(row, day, figures))
 
     def peek(self, key: bytes) -> Profile | None:
         """A copy of the profile as it is now; None if there is none."""
-        row = self.rows.peek(PROFILE + key)
+        entry = self.rows.peek(key)
+        return None if entry is None else self._copy(entry)
+
+    def _decoded(self, entry: Entry) -> Profile | None:
+        profile: Profile | None = entry.held
+        if profile is None and entry.row is not None:
+            profile = self.table.decode(entry.row)
+        return profile
+
+    def _copy(self, entry: Entry) -> Profile | None:
+        row = entry.row if entry.held is None else self.table.encode(entry.held)
         return None if row is None else self.table.decode(row)
 
     def some(
@@ -64,27 +81,32 @@ class Profiles:
         the bytes ``mentioning``. Also after whom to go on; None: that was all.
         """
         page = self._store.page(PROFILE, PROFILE + after + b"\0", rows)
-        last = page[-1][0] if len(page) == rows else None
-        waiting = {
-            key: row
-            for key, row in self.rows.unwritten.items()
-            if PROFILE + after < key and (last is None or key <= last)
-        }
+        last = page[-1][0][len(PROFILE) :] if len(page) == rows else None
         found = {
-            key[len(PROFILE) :]: self.table.decode(row)
-            for key, row in {**dict(page), **waiting}.items()
-            if row is not None and mentioning in row
+            key[len(PROFILE) :]: self.table.decode(row) for key, row in page if mentioning in row
         }
-        return sorted(found.items()), last and last[len(PROFILE) :]
+        for entry in self.rows.unwritten(after, last):
+            profile = self._copy(entry)
+            if profile is None:
+                found.pop(entry.key, None)
+            else:
+                found[entry.key] = profile
+        return sorted(found.items()), last
 
     def take(self) -> tuple[list[Row], list[Output]]:
         """All that changed since the last time: changelog rows, and rows of ``user-tags``.
 
         What is taken stays in memory until `written`.
         """
-        told: list[Output] = list(self._told.items())
+        tell = self.table.told
+        told: list[Output] = [
+            (key, None if profile is None else tell(profile)) for key, profile in self._told.items()
+        ]
         self._told = {}
-        return self.rows.take(), told
+        return self.rows.take(self._encoded), told
+
+    def _encoded(self, key: bytes, profile: Profile) -> bytes:
+        return self.table.encode(profile)
 
     def written(self) -> None:
         """What was taken is in the store."""

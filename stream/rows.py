@@ -1,9 +1,9 @@
 """Rows of one partition in memory: those in use, and those that wait to be written.
 
-Rows stay encoded. A decoded user is dozens of objects, which by the time he comes again have left
-every cache of the processor; his row is one. It is decoded when it is touched and encoded again
-right after, while all of it is at hand; a flush has nothing to encode, memory is counted in bytes
-rather than guessed, and what is thrown out costs nothing.
+A row is kept encoded: decoded, a user is dozens of objects, which by the time he comes again have
+left every cache of the processor; his row is one. What was changed stays as it is until the next
+flush, in which it is encoded once, however often it was changed (`Entry.held`). So memory is
+counted in bytes rather than guessed, and what is thrown out costs nothing.
 
 Memory is bounded by two generations: what is touched is in the young one; when memory is full it
 becomes the old one, and what was still in that is forgotten. What waits to be written stays, and
@@ -13,18 +13,27 @@ All rows of a worker share a `Pool`: a domain that has no events leaves its memo
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from stream.store import Row
 
-ROW_COST = 250  # bytes beside those of key and value: two objects and their places in the tables
+ROW_COST = 250  # bytes beside those of key and value: their objects and places in the tables
+HELD_COST = 1_200  # bytes of what is held decoded
 MOST_WAITING = 10_000  # rows in one transaction: some tens of milliseconds
+
+Encode = Callable[[bytes, Any], bytes | None]
+"""Makes the row of what is held under a key; None deletes it."""
 
 
 class Pool:
-    """Memory of ``limit`` bytes for many `Rows`: who holds most gives way first."""
+    """Memory of ``limit`` bytes for many `Rows`: who holds most gives way first.
+
+    A third of it may wait to be written, ``waiting`` bytes do.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.waiting = 0
         self._used = 0
         self._members: list[Rows] = []
 
@@ -38,12 +47,12 @@ class Pool:
             self._members.remove(rows)
 
     @property
-    def share(self) -> int:
-        """Bytes for each where all have the same."""
-        return self.limit // max(1, len(self._members))
+    def is_crowded(self) -> bool:
+        """So much waits to be written that no more may join it before a flush."""
+        return self.waiting * 3 > self.limit
 
     def add(self, size: int) -> None:
-        """So many bytes more are held."""
+        """So many bytes more are in memory."""
         self._used += size
         if self._used > self.limit:
             self._used = sum(each.size for each in self._members)  # some may be gone
@@ -51,77 +60,157 @@ class Pool:
                 self._used -= max(self._members, key=lambda each: each.size).age()
 
 
-class Rows:
-    """Rows by key; None stands for one that is deleted.
-
-    ``stored(key)`` reads a row from the store. What is in ``young`` may be read there, which is
-    the hot path.
+class Entry:
+    """One row in memory, None for one that is deleted; or, while that is not None, what is ``held``
+    of it: newer, and to be encoded when it is written.
     """
 
-    def __init__(self, stored: Callable[[bytes], bytes | None], pool: Pool) -> None:
+    def __init__(self, key: bytes, row: bytes | None) -> None:
+        self.key = key
+        self.row = row
+        self.held: Any = None
+        self.waits = False
+
+
+class Rows:
+    """Rows by key.
+
+    ``stored(key)`` reads a row from the store, where all keys have ``prefix`` in front. What is in
+    ``young`` may be read there, which is the hot path.
+    """
+
+    def __init__(self, prefix: bytes, stored: Callable[[bytes], bytes | None], pool: Pool) -> None:
+        self.prefix = prefix
+        self.young: dict[bytes, Entry] = {}
         self._stored = stored
         self._pool = pool
-        self.young: dict[bytes, bytes | None] = {}
         self._young_bytes = 0
-        self._old: dict[bytes, bytes | None] = {}
+        self._old: dict[bytes, Entry] = {}
         self._old_bytes = 0
-        self.waiting: dict[bytes, bytes | None] = {}
+        self._waiting: dict[bytes, Entry] = {}
         self._waiting_bytes = 0
-        self._writing: dict[bytes, bytes | None] = {}
+        self._writing: dict[bytes, Entry] = {}
         pool.join(self)
 
-    def get(self, key: bytes) -> bytes | None:
-        """The row as it is now, None where there is none; it is in use from now on."""
-        row = self.peek(key)
-        if row is not None and key not in self.young:
-            self._keep(key, row)
-        return row
+    # -- looking up
 
-    def peek(self, key: bytes) -> bytes | None:
-        """The row as it is now, without a place in memory: for look-ups from outside."""
-        for part in (self.young, self._old, self.waiting, self._writing):
-            if key in part:
-                return part[key]
-        return self._stored(key)
+    def find(self, key: bytes) -> Entry | None:
+        """The entry of a row that there is or was, in use from now on."""
+        entry = self.young.get(key) or self._elsewhere(key)
+        if entry is None:
+            row = self._stored(self.prefix + key)
+            if row is None:
+                return None
+            entry = Entry(key, row)
+        if key not in self.young:
+            self._keep(entry)
+        return entry
+
+    def peek(self, key: bytes) -> Entry | None:
+        """As ``find``, without a place in memory: for look-ups from outside."""
+        entry = self.young.get(key) or self._elsewhere(key)
+        if entry is None:
+            row = self._stored(self.prefix + key)
+            return None if row is None else Entry(key, row)
+        return entry
+
+    def _elsewhere(self, key: bytes) -> Entry | None:
+        for part in (self._old, self._waiting, self._writing):
+            entry = part.get(key)
+            if entry is not None:
+                return entry
+        return None
+
+    # -- changing
+
+    def hold(self, key: bytes, thing: Any) -> None:
+        """The row is what ``thing`` says, now and whenever that changes, until it is taken."""
+        entry = self.young.get(key) or self._made(key)
+        entry.held = thing
+        if not entry.waits:
+            self._wait(entry, HELD_COST)
 
     def put(self, key: bytes, row: bytes | None) -> None:
         """The row was changed, and waits to be written."""
-        if key not in self.young:
-            self._keep(key, row)
-        else:
-            self.young[key] = row
-        if key not in self.waiting:
-            self._waiting_bytes += ROW_COST + len(row or b"")
-        self.waiting[key] = row
+        entry = self.young.get(key) or self._made(key)
+        entry.row, entry.held = row, None
+        if not entry.waits:
+            self._wait(entry, 0)
 
     def replace(self, key: bytes, row: bytes) -> None:
-        """The row has other bytes in the store from now on; it does not wait to be written."""
-        if key in self.young:
-            self.young[key] = row
-        self._old.pop(key, None)
+        """The row, which does not wait to be written, has other bytes in the store from now on."""
+        entry = self.young.get(key) or self._elsewhere(key)
+        if entry is not None:
+            entry.row = row
+
+    def _made(self, key: bytes) -> Entry:
+        entry = self._elsewhere(key)
+        if entry is None:
+            entry = Entry(key, None)
+        self._keep(entry)
+        return entry
+
+    def _wait(self, entry: Entry, more: int) -> None:
+        entry.waits = True
+        self._waiting[entry.key] = entry
+        size = ROW_COST + len(entry.row or b"") + more
+        self._waiting_bytes += size
+        self._pool.waiting += size
+
+    # -- writing
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait to be written."""
+        return len(self._waiting)
 
     def is_waiting(self, key: bytes) -> bool:
         """Whether a change of this row has not reached the store yet."""
-        return key in self.waiting or key in self._writing
+        return key in self._waiting or key in self._writing
 
-    @property
-    def unwritten(self) -> dict[bytes, bytes | None]:
-        """All rows that have not reached the store yet."""
-        return {**self._writing, **self.waiting}
+    def unwritten(self, after: bytes, last: bytes | None) -> list[Entry]:
+        """The rows that have not reached the store yet, of the keys behind ``after`` up to
+        ``last``, where that is given.
+        """
+        found = {**self._writing, **self._waiting}
+        return [
+            entry for key, entry in found.items() if after < key and (last is None or key <= last)
+        ]
 
     @property
     def is_crowded(self) -> bool:
         """So many rows wait to be written that no more may join them before a flush."""
-        return len(self.waiting) >= MOST_WAITING or self._waiting_bytes * 4 > self._pool.share
+        return self._pool.is_crowded or len(self._waiting) >= MOST_WAITING
 
-    def take(self) -> list[Row]:
+    def settle(self, encode: Encode) -> None:
+        """Encode what is held."""
+        grown = 0
+        for key, entry in self._waiting.items():
+            held = entry.held
+            if held is not None:
+                row = encode(key, held)
+                grown += len(row or b"") - len(entry.row or b"")
+                entry.row, entry.held = row, None
+        self._young_bytes += grown  # nearly all of them are young
+        self._pool.add(grown)
+
+    def take(self, encode: Encode) -> list[Row]:
         """All that changed since the last time; it stays in memory until `written`."""
-        self._writing, self.waiting, self._waiting_bytes = self.waiting, {}, 0
-        return list(self._writing.items())
+        self.settle(encode)
+        self._pool.waiting -= self._waiting_bytes
+        self._writing, self._waiting, self._waiting_bytes = self._waiting, {}, 0
+        prefix = self.prefix
+        rows: list[Row] = []
+        for key, entry in self._writing.items():
+            entry.waits = False
+            rows.append((prefix + key, entry.row))
+        return rows
 
     def written(self) -> None:
         """What was taken is in the store."""
         self._writing = {}
+
+    # -- memory
 
     @property
     def size(self) -> int:
@@ -139,12 +228,14 @@ class Rows:
         """Give all memory back: the partition is closed."""
         self.age()
         self.age()
+        self._pool.waiting -= self._waiting_bytes
+        self._waiting, self._waiting_bytes = {}, 0
         self._pool.leave(self)
 
-    def _keep(self, key: bytes, row: bytes | None) -> None:
-        size = ROW_COST + len(key) + len(row or b"")
+    def _keep(self, entry: Entry) -> None:
+        size = ROW_COST + len(entry.key) + len(entry.row or b"")
         self._pool.add(size)
-        self.young[key] = row
+        self.young[entry.key] = entry
         self._young_bytes += size
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The users of one domain in one partition: rows in memory, decoded at the touch.
+"""The users of one domain in one partition: decoded at the touch, encoded at the flush.
 
     user = users.get(key) or users.new(user_id)
     ...                       # apply an event
@@ -7,7 +7,8 @@
 A row is a deadline and the record. The deadline is a hint: that of the user's entry in the index,
 never later than the instant at which something follows with no event. A user whose next deadline
 moves away, as at every event, keeps the earlier entry; when that comes due and finds nothing to
-do, the entry moves (`moved`). So an event seldom writes to the index.
+do, the entry moves (`moved`). So an event seldom writes to the index. The deadline of a user who
+changed is looked for when the row is made: until then nobody could find it in the index.
 
 What is in a record, and what follows from it, is `tables/`.
 """
@@ -51,8 +52,7 @@ class Users:
     ) -> None:
         self.code = code
         self.table = table
-        self.rows = Rows(store.get, pool)
-        self._prefix = RECORD + code
+        self.rows = Rows(RECORD + code, store.get, pool)
         self._store = store
         self._index: list[IndexChange] = []  # to be written with the rows that wait
         #: Users with a deadline: counted when opened and kept from then on.
@@ -68,6 +68,7 @@ class Users:
 
     def follow(self, table: Table[Any]) -> None:
         """Read and write users by other definitions from now on."""
+        self.rows.settle(self._encoded)
         self.table = table
         table.blocks = Blocks(self)
 
@@ -75,12 +76,19 @@ class Users:
 
     def get(self, key: bytes) -> User | None:
         """The user of this key; None if there is none. Whoever changes him puts him back."""
-        row_key = self._prefix + key
-        return self._decoded(self.rows.young.get(row_key) or self.rows.get(row_key))
+        entry = self.rows.young.get(key) or self.rows.find(key)
+        if entry is None:
+            return None
+        user: User | None = entry.held
+        return user if user is not None else self._decoded(entry.row)
 
     def peek(self, key: bytes) -> User | None:
-        """The user as he is now, without a place in memory: for look-ups from outside."""
-        return self._decoded(self.rows.peek(self._prefix + key))
+        """A copy of the user as he is now, without a place in memory: for look-ups from outside."""
+        entry = self.rows.peek(key)
+        if entry is None:
+            return None
+        user: User | None = entry.held
+        return self._decoded(entry.row if user is None else _row(user, self.table.encode(user)))
 
     def _decoded(self, row: bytes | None) -> User | None:
         if row is None:
@@ -114,11 +122,11 @@ class Users:
     @property
     def waiting(self) -> int:
         """How many users wait to be written."""
-        return len(self.rows.waiting)
+        return self.rows.waiting
 
     def is_waiting(self, key: bytes) -> bool:
         """Whether a change of this user has not reached the store yet."""
-        return self.rows.is_waiting(self._prefix + key)
+        return self.rows.is_waiting(key)
 
     # -- writing
 
@@ -131,18 +139,24 @@ class Users:
 
         ``fired``: the entry of his deadline in the index has been passed, and he needs another.
         """
-        held_ms = user.deadline_ms
         if user.newest_ms == -NEVER:  # erased: as if never heard of
-            row = None
-            self._move(key, held_ms, NEVER)
+            self._move(key, user.deadline_ms, NEVER)
+            self.rows.put(key, None)
+            return
+        if fired:
+            held_ms = user.deadline_ms
+            self._move(key, held_ms, self.table.deadline_ms(user))
+        self.rows.hold(key, user)
+
+    def _encoded(self, key: bytes, user: User) -> bytes:
+        """The row of a user, with a deadline for which the index has an entry."""
+        held_ms = user.deadline_ms
+        due_ms = self.table.deadline_ms(user)
+        if held_ms <= due_ms:
+            user.deadline_ms = held_ms
         else:
-            due_ms = self.table.deadline_ms(user)
-            if held_ms <= due_ms and not fired:
-                due_ms = user.deadline_ms = held_ms
-            else:
-                self._move(key, held_ms, due_ms)
-            row = due_ms.to_bytes(DEADLINE_BYTES, "big") + self.table.encode(user)
-        self.rows.put(self._prefix + key, row)
+            self._move(key, held_ms, due_ms)
+        return _row(user, self.table.encode(user))
 
     def _move(self, key: bytes, held_ms: int, due_ms: int) -> None:
         if held_ms < NEVER:
@@ -156,26 +170,25 @@ class Users:
 
         That is this disk's alone: the changelog keeps the earlier one, which as a hint is as good.
         """
-        row_key, held_ms = self._prefix + key, user.deadline_ms
+        held_ms, entry = user.deadline_ms, self.rows.peek(key)
         due_ms = self.table.deadline_ms(user)
-        row = (
-            due_ms.to_bytes(DEADLINE_BYTES, "big")
-            + (self.rows.peek(row_key) or b"")[DEADLINE_BYTES:]
-        )
-        self.rows.replace(row_key, row)
+        row = due_ms.to_bytes(DEADLINE_BYTES, "big")
+        if entry is not None and entry.row is not None:
+            row += entry.row[DEADLINE_BYTES:]
+        self.rows.replace(key, row)
         index = [(index_key(self.code, held_ms, key), False)]
         if due_ms < NEVER:
             index.append((index_key(self.code, due_ms, key), True))
         else:
             self.deadlines_pending -= 1
-        return [(row_key, row)], index
+        return [(self.rows.prefix + key, row)], index
 
     def take(self) -> tuple[list[Row], list[IndexChange]]:
         """All that changed since the last time, as changelog rows and index changes.
 
         What is taken stays in memory until `written`.
         """
-        rows = self.rows.take()
+        rows = self.rows.take(self._encoded)
         for block_key, ids in self._blocks.items():
             rows.append((block_key, None if ids is None else encode_block(ids)))
         for mark, ts_ms in self._erasures.items():
@@ -203,6 +216,10 @@ class Users:
     def set_block(self, key: bytes, ids: dict[int, int] | None) -> None:
         """A block changed (or, with None, is gone)."""
         self._blocks[key] = ids
+
+
+def _row(user: User, record: bytes) -> bytes:
+    return user.deadline_ms.to_bytes(DEADLINE_BYTES, "big") + record
 
 
 class Blocks:

@@ -195,7 +195,7 @@ async def test_an_unexpected_error_stops_before_anything_of_the_flush_is_visible
         worker = Worker(broker, shipped_rules(), tmp_path, allowance=1 << 20)
         partition = await worker.open()
         feed = partition.feeds["purchases"]
-        feed.users.rows.put(b"rpu2", b"no record")
+        feed.users.rows.put(b"u2", b"no record")
         records: list[Record] = list(broker.read("purchases", 0, 0, max_records=4))
         chunk = Chunk("purchases", 0, 0, 4, records, 0)
         partition.offer("purchases", chunk, lambda: acked.append(1))
