@@ -20,7 +20,7 @@ from typing import Final
 
 from google_crc32c import extend, value
 from librt.strings import BytesWriter
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr
 
 from tables.packing import Reader, put, put_bytes
 
@@ -36,6 +36,7 @@ MAX_BATCH_BYTES: Final = 900_000
 """Below Kafka's default max.message.bytes of 1 MiB."""
 
 
+@mypyc_attr(acyclic=True)
 class Records:
     """Rows as the records of as few batches as can be, to be read as a sequence of rows.
 

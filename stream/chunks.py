@@ -70,7 +70,8 @@ class Chunk:
     ``[start, end)`` are positions: ``start`` is the end of the chunk before, or where the
     partition was released; ``end`` follows the last record. Offsets in between that hold no
     record (transaction markers, aborted records) are in no chunk or in any. ``size`` is the
-    bytes of keys and values. At most 2,000 records or 1 MiB, but never less than one record.
+    bytes of keys and values. At most 2,000 records or 1 MiB, but never less than one record. At
+    least ``behind`` offsets follow ``end``, as was known when it was read.
     """
 
     topic: str
@@ -79,14 +80,15 @@ class Chunk:
     end: int
     records: list[Record]
     size: int
+    behind: int = 0
 
     def split(self, count: int) -> "tuple[Chunk, Chunk]":
         """The first ``count`` records, and the rest; ``size`` stays with the rest."""
         border = self.records[count].offset
         first, rest = self.records[:count], self.records[count:]
         return (
-            Chunk(self.topic, self.partition, self.start, border, first, 0),
-            Chunk(self.topic, self.partition, border, self.end, rest, self.size),
+            Chunk(self.topic, self.partition, self.start, border, first, 0, self.end - border),
+            Chunk(self.topic, self.partition, border, self.end, rest, self.size, self.behind),
         )
 
 
@@ -103,7 +105,7 @@ class Fetched(NamedTuple):
     epoch: int
     records: list[Record]
     end: int | None
-    """The partition's end as far as the driver knows it without asking; for sensors only."""
+    """The partition's end as far as the driver knows it without asking."""
 
 
 class Backlog(NamedTuple):
@@ -180,9 +182,10 @@ class ChunkDelivery(Consumer):
 
     Attributes:
         buffer_bytes: bound on what is fetched and not acknowledged, of all topics together,
-            Python's own needs included. A partition is fetched while it has less than its equal
-            share of it; none is from the moment that all of it is used until half is free. One
-            fetch may go beyond. Taken from the app's attribute of this name where it has one.
+            Python's own needs included. A partition is fetched while it has less of it than is
+            free: so those that are busy share it evenly, and as much is left for another. None is
+            from the moment that all of it is used until half is free. One fetch may go beyond.
+            Taken from the app's attribute of this name where it has one.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -299,11 +302,15 @@ class ChunkDelivery(Consumer):
             for run, size in _runs(records):
                 if source.epoch != epoch:
                     break
-                await self._deliver(source, run, size)
+                await self._deliver(source, run, size, end)
 
-    async def _deliver(self, source: _Source, records: list[Record], size: int) -> None:
+    async def _deliver(
+        self, source: _Source, records: list[Record], size: int, end: int | None
+    ) -> None:
         tp, last = source.tp, records[-1]
-        chunk = Chunk(tp.topic, tp.partition, source.next, last.offset + 1, records, size)
+        after = last.offset + 1
+        behind = 0 if end is None else max(0, end - after)
+        chunk = Chunk(tp.topic, tp.partition, source.next, after, records, size, behind)
         message = ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -331,8 +338,9 @@ class ChunkDelivery(Consumer):
         self._full = self._buffered * (2 if self._full else 1) >= self.buffer_bytes
         if self._full:
             return set()
-        released = [source for source in self._sources.values() if not source.held]
-        return {s.tp for s in released if s.cost * len(released) < self.buffer_bytes}
+        # Dynamic thresholds, as switches share their memory (Choudhury and Hahne, 1998).
+        free = self.buffer_bytes - self._buffered
+        return {s.tp for s in self._sources.values() if not s.held and s.cost < free}
 
     def _refill(self) -> None:
         """Ask anew, if there is now something to fetch that is not being asked for."""

@@ -40,7 +40,7 @@ SWEPT = 20  # users looked at at a time after a switch of definitions: a millise
 FIRED_USERS = 200  # users that deadlines may change in one transaction: live events wait for it
 PERSIST_SWEEP_S = 1.0  # a sweep that finds nothing to say is written down this often
 PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
-FULL_CHUNK = 2_000  # a chunk of this many records says that more is waiting
+BACKLOG = 2_000  # so many records that wait are more than what a moment brings
 PIECE = 400  # records applied at a time: some milliseconds, after which the network has its turn
 
 
@@ -53,6 +53,7 @@ class Chunk(Protocol):
     end: int
     records: list[Any]
     size: int
+    behind: int
 
     def split(self, count: int) -> "tuple[Chunk, Chunk]": ...
 
@@ -122,7 +123,7 @@ class Partition:
         self._out = self._applying.out  # of the user at hand
         self._surveyor = Surveyor(self._zone)
         self._waiting: deque[tuple[str, Chunk, Callable[[], object]]] = deque()
-        self._backlog = False  # the last chunk was full: more of them wait
+        self._backlog = False  # many records wait, from the last chunk on
         self._apply_soon = asyncio.Event()
         self._write_soon = asyncio.Event()
         self._idle = asyncio.Event()
@@ -351,7 +352,7 @@ class Partition:
         if self._suspended or self._leaving:
             return  # fetched under an ownership that has ended: it will be delivered again
         self._waiting.append((name, chunk, ack))
-        self._backlog = len(chunk.records) >= FULL_CHUNK
+        self._backlog = chunk.behind + len(chunk.records) >= BACKLOG
         self._apply_soon.set()
 
     def caught_up(self, name: str, end: int, wall_ms: int) -> None:

@@ -15,6 +15,8 @@ All rows of a worker share a `Pool`: a domain that has no events leaves its memo
 from collections.abc import Callable
 from typing import Any
 
+from mypy_extensions import mypyc_attr
+
 from stream.store import Row
 
 ROW_COST = 250  # bytes beside those of key and value: their objects and places in the tables
@@ -60,6 +62,7 @@ class Pool:
                 self._used -= max(self._members, key=lambda each: each.size).age()
 
 
+@mypyc_attr(acyclic=True)
 class Entry:
     """One row in memory, None for one that is deleted; or, while that is not None, what is ``held``
     of it: newer, and to be encoded when it is written.

@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from librt.strings import BytesWriter
 from msgspec import msgpack
+from mypy_extensions import mypyc_attr
 
 from tables.calendar import NEVER
 from tables.identity import identify, is_control
@@ -46,6 +47,7 @@ _STATES: Final = (NONE, WARNED, CHURNED)
 _unpack_warnings: Callable[[bytes], list[Warned]] = msgpack.Decoder(list[Warned]).decode
 
 
+@mypyc_attr(acyclic=True)
 class ChurnState:
     """Where a user is. ``reached`` says what L led to already: nothing, the warning, the churn.
 
@@ -78,6 +80,7 @@ class ChurnState:
         self.warnings = _unpack_warnings(warnings) if warnings else []
 
 
+@mypyc_attr(acyclic=True)
 class Customer(DayCounts):
     """A user who orders: what a warning reads of his record. ``last_ms`` is his latest order."""
 

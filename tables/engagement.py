@@ -12,6 +12,7 @@ from typing import Final
 
 from librt.strings import BytesWriter
 from msgspec import UnsetType
+from mypy_extensions import mypyc_attr
 
 from tables.days import DayTable, divided, ratio_of, sum_of
 from tables.events import Event as AnyEvent
@@ -62,6 +63,7 @@ def _decimals(rating: float) -> tuple[int, int]:
     return divmod(round(Fraction(str(rating)) * _FINE), _FINE // _COARSE)
 
 
+@mypyc_attr(acyclic=True)
 class Visitor(DayCounts):
     """A user in the domain engagement; ``last_day`` is the local day of the latest event."""
 

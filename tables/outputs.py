@@ -2,11 +2,14 @@
 
 from typing import Any
 
+from mypy_extensions import mypyc_attr
+
 Step = tuple[int, int, int]
 Heard = tuple[int, int, bool, bool]
 Figure = tuple[str, str, int]
 
 
+@mypyc_attr(acyclic=True)
 class Outputs:
     """What there is to emit, in order: JSON-ready records without ``emitted_at``.
 

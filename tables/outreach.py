@@ -12,6 +12,7 @@ from typing import Final
 
 from librt.strings import BytesWriter
 from msgspec import msgpack
+from mypy_extensions import mypyc_attr
 
 from tables.calendar import HOUR_MS
 from tables.days import DayTable, month_sum_of, ratio_of, sum_of
@@ -48,6 +49,7 @@ _unpack_held: Callable[[bytes], Held] = msgpack.Decoder(Held).decode
 _unpack_opted_out: Callable[[bytes], OptedOut] = msgpack.Decoder(OptedOut).decode
 
 
+@mypyc_attr(acyclic=True)
 class Recipient(DayCounts):
     """A user in the domain outreach: app pushes and SMS that windows of hours still hold, reaches
     since the last response, and the channels that he does not want.

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from librt.strings import BytesWriter, read_f64_le, read_i64_le, write_f64_le, write_i64_le
 from msgspec import msgpack
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr
 
 MAX_NUMBER: Final = 2**62 - 1
 """No number may be larger, nor smaller than its negative."""
@@ -74,6 +74,7 @@ def put_packed(to: BytesWriter, part: Any) -> None:
     put_bytes(to, pack(part) if part else b"")
 
 
+@mypyc_attr(acyclic=True)
 class Reader:
     """Reads what was put, from ``at`` on. A row that is cut off raises IndexError.
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from librt.strings import BytesWriter
 from msgspec import msgpack
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr
 
 from tables.churn import ChurnState, Customer, Mode, Predicted, Silence, Terms
 from tables.days import DayTable, divided
@@ -43,6 +43,7 @@ Attributes = dict[str, tuple[int, Attribute]]
 _unpack_attributes: Callable[[bytes], Attributes] = msgpack.Decoder(Attributes).decode
 
 
+@mypyc_attr(acyclic=True)
 class Buyer(Customer):
     """A user in the domain purchases.
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from librt.strings import BytesWriter
 from librt.vecs import append, vec
 from msgspec import msgpack
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr
 
 from tables.calendar import NEVER
 from tables.kept import Spilled, TagState
@@ -62,6 +62,7 @@ def _values(packed: bytes) -> Values:
     return values
 
 
+@mypyc_attr(acyclic=True)
 class User:
     """What every domain remembers of a user; a subclass adds what its events need.
 
@@ -149,6 +150,7 @@ class User:
     __hash__ = None  # type: ignore[assignment]
 
 
+@mypyc_attr(acyclic=True)
 class DayCounts(User):
     """A user of a domain that counts by local day, in ``columns`` columns numbered from 1.
 

@@ -19,6 +19,7 @@ from math import erfc, inf, log, log1p, sqrt
 from typing import Final
 
 from librt.strings import BytesWriter
+from mypy_extensions import mypyc_attr
 
 from tables.calendar import DAY_MS, NEVER
 from tables.packing import Reader, put, put_float, put_optional_instant
@@ -53,6 +54,7 @@ GENERIC: Final = Parameters(m0=log(14), kappa0=0.7, a0=2.5, b0=1.5, a=0.3, b=1.2
 """For those who have no history to fit to: gaps around two weeks, a fifth gone after one order."""
 
 
+@mypyc_attr(acyclic=True)
 @dataclass
 class Rhythm:
     """A user's orders so far: ``x`` gaps, of which ``n`` still count, and their logarithms' mean
