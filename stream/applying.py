@@ -64,9 +64,10 @@ class Gathered:
 
     changes: Records = field(default_factory=Records)
     warnings: Records = field(default_factory=Records)
-    transitions: Counter[Transition] = field(default_factory=Counter)
-    warned: Counter[Warned] = field(default_factory=Counter)
-    figures: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    # (Not ``Counter``: that writes through Python's slow way to a subclass.)
+    transitions: dict[Transition, int] = field(default_factory=dict)
+    warned: dict[Warned, int] = field(default_factory=dict)
+    figures: dict[tuple[str, str, str], int] = field(default_factory=dict)
     dwelt: list[tuple[str, int]] = field(default_factory=list)
     dead: list[Row] = field(default_factory=list)
     chunks: list[Callable[[], object]] = field(default_factory=list)  # acknowledge them
@@ -79,7 +80,7 @@ class Gathered:
         """Turn what was said of a user into rows and counts."""
         for change in changes:
             transition = change["tag"], change["previous"], change["value"], change["cause"]["kind"]
-            self.transitions[transition] += 1
+            self.transitions[transition] = self.transitions.get(transition, 0) + 1
             change["emitted_at"] = self.emitted_at
             self.changes.add(key, orjson.dumps(change))
         for warning in warnings:
@@ -89,7 +90,13 @@ class Gathered:
     def count_warning(self, warning: Mapping[str, Any]) -> None:
         """Count a record of churn-warnings."""
         status, mode, level, control, right, returned_from = (warning[name] for name in WARNED)
-        self.warned[status, mode, level, control, right, returned_from] += 1
+        warned = status, mode, level, control, right, returned_from
+        self.warned[warned] = self.warned.get(warned, 0) + 1
+
+    def count(self, name: str, kind: str, label: str, amount: int) -> None:
+        """Count what operations ask for."""
+        figure = name, kind, label
+        self.figures[figure] = self.figures.get(figure, 0) + amount
 
 
 class Feed:
@@ -291,7 +298,7 @@ class Applying:
             if warning["status"] == "churned":
                 name = self.breakdown
                 value = "" if name is None else value_label(warning["tags"].get(name))
-                gathered.figures["churned", "", value] += 1
+                gathered.count("churned", "", value, 1)
         gathered.dwelt += out.dwelt
         for warning in out.ended:
             gathered.count_warning(warning)
@@ -301,15 +308,14 @@ class Applying:
 
     def _tally(self, feed: Feed, key: bytes, user: User, gathered: Gathered) -> None:
         """Count what operations ask for, by the value of the user's tag where they do."""
-        figures = gathered.figures
         value: str | None = None
         for name, kind, amount in self.out.figures:
             if name not in BY_VALUE:
-                figures[name, kind, feed.name] += amount
+                gathered.count(name, kind, feed.name, amount)
                 continue
             if value is None:
                 value = self._label(self._group(feed, key, user))
-            figures[name, kind, value] += amount
+            gathered.count(name, kind, value, amount)
         self.out.figures.clear()
 
     def _label(self, value: Any) -> str:

@@ -9,7 +9,6 @@ run is in `stream/conditions.py`. No state, no clock, no broker.
 import hashlib
 import json
 import keyword
-import math
 import operator
 import re
 import zoneinfo
@@ -29,6 +28,7 @@ from stream.conditions import (
 )
 from stream.document import DURATION_MS, Document, Entry, did_you_mean, read_text
 from stream.errors import RulesError
+from tables.features import evidence_of
 
 PROFILE: Final = "profile"
 """The domain of tags made of tags: its conditions read other tags by name."""
@@ -557,7 +557,9 @@ def _compiled(tags: Sequence[Definition], readers: Mapping[str, Reader]) -> Doma
         tags=tuple(tags),
         defaults=tuple(tag.values[0] for tag in tags),
         evaluate=compile_tags([(tag.values[0], tag.cases) for tag in tags], readers),
-        evidence=tuple(_evidence(tag.features, readers) for tag in tags),
+        evidence=tuple(
+            evidence_of([(name, readers[name]) for name in tag.features]) for tag in tags
+        ),
         thresholds=_thresholds(condition for tag in tags for _, condition in tag.cases),
     )
 
@@ -581,21 +583,6 @@ def _of_tags(tag: Definition) -> Callable[[Mapping[str, Value]], Value]:
     readers = {name: operator.itemgetter(name) for name in tag.features}
     evaluate = compile_tags([(tag.values[0], tag.cases)], readers)
     return lambda values: evaluate(values)[0]
-
-
-def _evidence(
-    features: Sequence[str], readers: Mapping[str, Reader]
-) -> Callable[[Any], dict[str, Any]]:
-    reads = [(name, readers[name]) for name in features]
-
-    def evidence(user: Any) -> dict[str, Any]:
-        found = {}
-        for name, read in reads:
-            value = read(user)
-            found[name] = None if value == math.inf else value
-        return found
-
-    return evidence
 
 
 def _deciding_of(churn: Churn) -> list[object]:

@@ -15,6 +15,8 @@ from functools import cache, lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from mypy_extensions import i64
+
 NEVER: Final = 2**61
 """An instant that does not come."""
 
@@ -24,6 +26,7 @@ DAY_MS: Final = 24 * HOUR_MS
 EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
 """What to add to a day to have what ``datetime.date`` calls its ordinal."""
 
+_MINUTE_MS: Final = 60_000
 _QUARTER_MS: Final = 900_000
 _CACHED: Final = 65_536  # entries: quarter hours of 22 months in about 6 MiB
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -57,7 +60,7 @@ def calendar_of(zone: str) -> "Calendar":
 class Calendar:
     """The calendar of a zone by its IANA name; unknown names raise ``ZoneInfoNotFoundError``.
 
-    Up to ``cached`` quarter hours, and as many days, are remembered.
+    Up to ``cached`` quarter hours, as many days and as many minutes are remembered.
 
     >>> shanghai = Calendar("Asia/Shanghai")
     >>> shanghai.iso(1745942400000)
@@ -73,10 +76,7 @@ class Calendar:
         self._cached = cached
         self._days: dict[int, int] = {}
         self._starts: dict[int, int] = {}
-        self._offsets: dict[int, tuple[int, str]] = {}
-        self._dates: dict[int, str] = {}
-        self.iso = lru_cache(maxsize=8_192)(self._iso)
-        """Local time with milliseconds and offset, as in every output."""
+        self._minutes: dict[int, tuple[str, str]] = {}
 
     def day(self, ts_ms: int) -> int:
         """The local day that ``ts_ms`` lies on."""
@@ -88,39 +88,34 @@ class Calendar:
         start_ms = self._starts.get(day)
         return self._look_up_start(day) if start_ms is None else start_ms
 
-    def _iso(self, ts_ms: int) -> str:
-        quarter = ts_ms // _QUARTER_MS
-        offset = self._offsets.get(quarter)
-        if offset is None:
-            if len(self._offsets) >= self._cached:
-                self._offsets.clear()
-            offset = self._offsets[quarter] = self._look_up_offset(quarter)
-        offset_ms, suffix = offset
-        if not suffix:
+    def iso(self, ts_ms: int) -> str:
+        """Local time with milliseconds and offset, as in every output."""
+        minute = ts_ms // _MINUTE_MS
+        known = self._minutes.get(minute)
+        if known is None:
+            known = self._look_up_minute(minute)
+        begins, offset = known
+        if not offset:
             return self._local(ts_ms).isoformat(timespec="milliseconds")
-        local_ms = ts_ms + offset_ms
-        day = local_ms // DAY_MS
-        ms = local_ms - day * DAY_MS
-        date = self._dates.get(day)
-        if date is None:
-            if len(self._dates) >= self._cached:
-                self._dates.clear()
-            date = self._dates[day] = _date_text(day)
+        ms: i64 = ts_ms - minute * _MINUTE_MS
         seconds = ms // 1_000
-        minutes = seconds // 60
-        time_of_day = (_TWO[minutes // 60], ":", _TWO[minutes % 60], ":", _TWO[seconds % 60])
-        return "".join((date, "T", *time_of_day, ".", _THREE[ms % 1_000], suffix))
+        return f"{begins}{_TWO[seconds]}.{_THREE[ms - seconds * 1_000]}{offset}"
 
-    def _look_up_offset(self, quarter: int) -> tuple[int, str]:
-        """Local time less UTC during a quarter of an hour, in ms and as it is written; without a
-        writing where it changed within, or is not that simple (before about 1970).
+    def _look_up_minute(self, minute: int) -> tuple[str, str]:
+        """What is written before the seconds of a minute, and after them; nothing where the offset
+        changed within, or is not that simple (before about 1970).
         """
-        first = self._local(quarter * _QUARTER_MS)
-        last = self._local((quarter + 1) * _QUARTER_MS - 1)
+        first = self._local(minute * _MINUTE_MS)
+        last = self._local((minute + 1) * _MINUTE_MS - 1)
         offset = first.utcoffset()
-        if offset is None or offset != last.utcoffset() or offset.seconds % 60:
-            return 0, ""
-        return offset // _MILLISECOND, first.isoformat(timespec="minutes")[16:]
+        found = "", ""
+        if offset is not None and offset == last.utcoffset() and not offset.seconds % 60:
+            text = first.isoformat(timespec="seconds")  # 2025-04-30T00:00:00+08:00
+            found = text[:17], text[19:]
+        if len(self._minutes) >= self._cached:
+            self._minutes.clear()
+        self._minutes[minute] = found
+        return found
 
     def _local(self, ts_ms: int) -> datetime:
         return (_EPOCH + ts_ms * _MILLISECOND).astimezone(self._zone)
@@ -161,7 +156,3 @@ class Calendar:
             self._starts.clear()
         self._starts[day] = start_ms
         return start_ms
-
-
-def _date_text(day: int) -> str:
-    return date.fromordinal(day + EPOCH_ORDINAL).isoformat()

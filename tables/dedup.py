@@ -5,18 +5,21 @@ ids of one user share a hash once in 2**64. An id counts as long as its time lie
 ``max_lateness`` behind the largest event time applied; ids that do not are forgotten bit by
 bit as others come.
 
-Up to ``INLINE`` ids live in the user's own record. Those of a busier user move on, ``SPILL``
-at a time, to rows of their own (``Blocks``), so that a user with 100,000 events a week stays
-a small record and an event rewrites about one row. Rows are buckets by hash, split and merged
-one at a time (linear hashing), so that one row answers whether an id is known whatever time
-the repetition carries. ``BLOCK_IDS`` is their mean; 512 ids are out of reach.
+Up to ``INLINE`` ids live in the user's own record (`User.recent`), in order of arrival. Those of a
+busier user move on, ``SPILL`` at a time, to rows of their own (``Blocks``), so that a user with
+100,000 events a week stays a small record and an event rewrites about one row. Rows are buckets by
+hash, split and merged one at a time (linear hashing), so that one row answers whether an id is
+known whatever time the repetition carries. ``BLOCK_IDS`` is their mean; 512 ids are out of reach.
 """
 
 from typing import Final, Protocol
 
+from librt.strings import read_i64_be
+from mypy_extensions import i64
 from xxhash import xxh3_64_digest
 
 from tables.kept import Spilled
+from tables.record import User
 
 INLINE: Final = 64
 SPILL: Final = 32
@@ -62,19 +65,7 @@ class MemoryBlocks:
         self.rows.pop((user_id, number), None)
 
 
-class Recent(Protocol):
-    """The part of a user's record that this module keeps.
-
-    ``recent`` holds ids in order of arrival, `ENTRY` bytes each: one object however many there
-    are, so that a user is read, written and kept in memory cheaply.
-    """
-
-    user_id: str
-    recent: bytes
-    spilled: Spilled | None
-
-
-def is_known(user: Recent, event_hash: bytes, horizon_ms: int, blocks: Blocks) -> bool:
+def is_known(user: User, event_hash: bytes, horizon_ms: int, blocks: Blocks) -> bool:
     """Whether an event of this hash with a time after ``horizon_ms`` was applied."""
     recent = user.recent
     at = recent.find(event_hash)
@@ -92,11 +83,11 @@ def is_known(user: Recent, event_hash: bytes, horizon_ms: int, blocks: Blocks) -
     return seen_ms is not None and seen_ms > horizon_ms
 
 
-def remember(user: Recent, event_hash: bytes, ts_ms: int, horizon_ms: int, blocks: Blocks) -> None:
+def remember(user: User, event_hash: bytes, ts_ms: int, horizon_ms: int, blocks: Blocks) -> None:
     """Note an applied event, and forget what lies at or before ``horizon_ms``."""
     user.recent = recent = b"".join((user.recent, event_hash, ts_ms.to_bytes(HASH, "big")))
     # Arrival is nearly the order of time: what has expired is nearly always in front.
-    if int.from_bytes(recent[HASH:ENTRY], "big") <= horizon_ms:
+    if _time(recent, 0) <= horizon_ms:
         expired = ENTRY
         while _time(recent, expired) <= horizon_ms:
             expired += ENTRY
@@ -111,8 +102,8 @@ def remember(user: Recent, event_hash: bytes, ts_ms: int, horizon_ms: int, block
             _spill(user, horizon_ms, blocks)
 
 
-def _time(recent: bytes, at: int) -> int:
-    return int.from_bytes(recent[at + HASH : at + ENTRY], "big")
+def _time(recent: bytes, at: i64) -> i64:
+    return read_i64_be(recent, at + HASH)
 
 
 def _bucket(event_hash: int, blocks: int) -> int:
@@ -122,7 +113,7 @@ def _bucket(event_hash: int, blocks: int) -> int:
     return number if number < blocks else number - (level >> 1)
 
 
-def _spill(user: Recent, horizon_ms: int, blocks: Blocks) -> None:
+def _spill(user: User, horizon_ms: int, blocks: Blocks) -> None:
     """Move the ids that came first out of the record."""
     spilled = user.spilled
     if spilled is not None and spilled.newest_ms <= horizon_ms:
@@ -187,7 +178,7 @@ def _merge(user_id: str, spilled: Spilled, horizon_ms: int, blocks: Blocks) -> N
     _rewrite(user_id, spilled, _bucket(last, last), kept, horizon_ms, blocks)
 
 
-def forget(user: Recent, blocks: Blocks) -> None:
+def forget(user: User, blocks: Blocks) -> None:
     """Drop every block of the user."""
     if user.spilled is not None:
         for number in range(user.spilled.blocks):

@@ -13,10 +13,10 @@ Columns are those of a record that counts by local day (`tables/record.py`), by 
 totals never fall.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, floor, isfinite
+from math import ceil, floor, inf, isfinite
 from operator import attrgetter, itemgetter, truediv
 from typing import Any, Final, Protocol, TypeVar
 
@@ -363,6 +363,21 @@ def _last_left(user: DayCounts, days: int, column: int, day: int) -> int:
     while at > 0 and cells[at + column] == cells[at - width + column]:
         at -= width
     return cells[at] + days if at else FIRST_DAY
+
+
+def evidence_of(
+    reads: Sequence[tuple[str, Callable[[Any], Any]]],
+) -> Callable[[Any], dict[str, Any]]:
+    """What features say of a user, as a change of a tag shows it: None for infinity."""
+
+    def evidence(user: Any) -> dict[str, Any]:
+        found = {}
+        for name, read in reads:
+            value = read(user)
+            found[name] = None if value == inf else value
+        return found
+
+    return evidence
 
 
 class Features:

@@ -82,6 +82,8 @@ def _hold(profile: Profile, name: str, value: Any, at_ms: int, dwelt: list[Dwelt
         profile.tags[name] = HeldTag(value, at_ms)
 
 
+_REMEMBERED: Final = 10_000  # combinations of values of which it is remembered what they lead to
+
 #: Where a row has the activity: behind the heads of an array and of a short binary.
 _BEGIN: Final = 3
 _END: Final = _BEGIN + activity.BYTES
@@ -105,8 +107,10 @@ class Profiles:
         read = [*self._rules.reads, *(tag.name for tag in self._rules.tags)]
         self._unset = {name: self._rules.unset[name] for name in read}
         self._version = rules.version
-        self._iso = calendar_of(rules.timezone).iso
-        self._pieces: dict[tuple[str, Any], str] = {}  # of a tag and a value, what told() writes
+        self._calendar = calendar_of(rules.timezone)
+        self._pieces: dict[str, dict[Any, str]] = {}  # of a tag and a value, what told() writes
+        #: What tags made of tags are where all that is read has these values, in that order.
+        self._decided: dict[tuple[Any, ...], list[Any]] = {}
         self._controls = {tag.name: tag.control for tag in rules.tags if tag.control}
 
     def is_control(self, profile: Profile, tag: str) -> bool:
@@ -241,17 +245,27 @@ class Profiles:
         for name, held in tags.items():
             if name in values:
                 values[name] = held.value
+        barred = profile.barred
+        seen = tuple(values.values())
+        decided = None if barred else self._decided.get(seen)
+        deciding: list[Any] = []
         changes = []
-        for tag, first_that_holds in zip(rules.tags, rules.cases, strict=True):
+        for position, tag in enumerate(rules.tags):
             name = tag.name
-            previous, value = values[name], first_that_holds(values)
-            if profile.barred and value != previous:
+            previous = values[name]
+            value = rules.cases[position](values) if decided is None else decided[position]
+            deciding.append(value)
+            if barred and value != previous:
                 value = rules.unset[name]
             if value != previous:
                 evidence = {read: values[read] for read in tag.features}
                 values[name] = value
                 _hold(profile, name, value, at_ms, dwelt)
                 changes.append(self._change(profile, tag, value, previous, at_ms, cause, evidence))
+        if decided is None and not barred:
+            if len(self._decided) >= _REMEMBERED:
+                self._decided.clear()
+            self._decided[seen] = deciding
         return changes
 
     def take_up(
@@ -311,17 +325,20 @@ class Profiles:
         """
         if profile.updated_ms == -NEVER:
             return None
-        iso, pieces = self._iso, self._pieces
+        calendar = self._calendar
         tags: list[str] = []
         for name, held in profile.tags.items():
             value: Any = held.value
-            piece = pieces.get((name, value))
+            pieces = self._pieces.get(name)
+            if pieces is None:
+                pieces = self._pieces[name] = {}
+            piece = pieces.get(value)
             if piece is None:
-                piece = pieces[name, value] = f'{_json(name)}:{{"value":{_json(value)},"since":"'
-            tags.append(f'{piece}{iso(held.since_ms)}"}}')
+                piece = pieces[value] = f'{_json(name)}:{{"value":{_json(value)},"since":"'
+            tags.append(f'{piece}{calendar.iso(held.since_ms)}"}}')
         written = (
             f'{{"user_id":{_json(profile.user_id)},"tags":{{{",".join(tags)}}},'
-            f'"updated_at":"{iso(profile.updated_ms)}"}}'
+            f'"updated_at":"{calendar.iso(profile.updated_ms)}"}}'
         )
         return written.encode()
 
@@ -347,7 +364,7 @@ class Profiles:
             "tag": name,
             "value": value,
             "previous": previous,
-            "effective_at": self._iso(at_ms),
+            "effective_at": self._calendar.iso(at_ms),
             "cause": cause,
             "features": evidence,
             "rules_version": self._version,

@@ -2,23 +2,14 @@
 
 from random import Random
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tables.dedup import ENTRY, INLINE, MemoryBlocks, digest, forget, is_known, remember
-from tables.kept import Spilled
+from tables.record import User
 
 WEEK_MS = 7 * 86_400_000
 START_MS = 1_000_000_000_000
-
-
-class Holder(msgspec.Struct):
-    """A user's record, as far as ids go."""
-
-    user_id: str = "u1"
-    recent: bytes = b""
-    spilled: Spilled | None = None
 
 
 class Ids:
@@ -26,7 +17,7 @@ class Ids:
 
     def __init__(self, lateness_ms: int) -> None:
         self.lateness_ms = lateness_ms
-        self.holder, self.blocks = Holder(), MemoryBlocks()
+        self.holder, self.blocks = User("u1", 0, ()), MemoryBlocks()
         self.newest_ms = START_MS
         self.all: dict[int, int] = {}
 
