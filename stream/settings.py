@@ -29,6 +29,7 @@ D = TypeVar("D")
 
 PREFIX = "TAGSTREAM_"
 
+LEAST_MB = 64
 PROCESS_MB = 150
 """What a worker takes beside ``memory_mb``: Python, the libraries, what every request allocates."""
 
@@ -213,7 +214,7 @@ class Settings:
         FILE, Path("data"), "Where state is kept, and the embedded broker.", panel="State"
     )
     memory_mb: int = setting(
-        whole(64, 1_048_576),
+        whole(LEAST_MB, 1_048_576),
         256,
         "MiB for RocksDB, users in memory and buffers together; the process takes about "
         f"{PROCESS_MB} more.",
@@ -229,7 +230,8 @@ class Settings:
     flush_ms: int = setting(
         whole(1, 60_000),
         250,
-        "The longest that a result waits under load, in milliseconds.",
+        "The longest that a result waits under load, in milliseconds. While a worker catches up,"
+        " what is late already may wait longer: a twentieth of its lateness, up to 8 times this.",
         panel="State",
     )
     tags: Path = setting(
@@ -283,6 +285,14 @@ class Settings:
         "A name that this worker keeps over restarts, as a pod's: it gets its partitions back.",
         panel="Worker",
     )
+    processes: int = setting(
+        whole(1, 64),
+        1,
+        "On a machine with several cores, processes that share one worker's part: each follows "
+        "partitions of its own on a core of its own, under the ports after the one given, in a "
+        "directory of its own, with an equal share of the memory. More than 1 needs Kafka.",
+        panel="Worker",
+    )
     session_timeout_ms: int = setting(
         whole(6_000, 1_800_000),
         45_000,
@@ -319,17 +329,65 @@ class Settings:
         loaded = cls(**values)
         loaded._check_login()
         loaded._check_memory()
+        loaded._check_processes()
         return loaded
 
     def _check_memory(self) -> None:
         """A worker that its container will kill for its memory is better not started."""
-        need_mb = self.memory_mb + PROCESS_MB
-        if self.memory_limit_mb is not None and self.memory_limit_mb < need_mb:
+        beside_mb = PROCESS_MB * self.processes
+        if self.memory_limit_mb is not None and self.memory_limit_mb < self.memory_mb + beside_mb:
+            whom = "the process" if self.processes == 1 else f"{self.processes} processes"
             raise SettingError(
-                f"TAGSTREAM_MEMORY_MB holds '{self.memory_mb}', which with {PROCESS_MB} for the "
-                f"process is more than TAGSTREAM_MEMORY_LIMIT_MB, '{self.memory_limit_mb}'; "
-                f"allowed: at most the limit less {PROCESS_MB}"
+                f"TAGSTREAM_MEMORY_MB holds '{self.memory_mb}', which with {beside_mb} for "
+                f"{whom} is more than TAGSTREAM_MEMORY_LIMIT_MB, '{self.memory_limit_mb}'; "
+                f"allowed: at most the limit less {beside_mb}"
             )
+
+    def _check_processes(self) -> None:
+        """What several processes cannot share, and what is too small to be shared."""
+        number = self.processes
+        if number == 1:
+            return
+        if self.embedded:
+            raise SettingError(
+                f"TAGSTREAM_PROCESSES holds '{number}', but the embedded broker is one process's; "
+                "allowed: 1, or TAGSTREAM_BROKER with a kafka:// address"
+            )
+        if self.memory_mb // number < LEAST_MB:
+            raise SettingError(
+                f"TAGSTREAM_MEMORY_MB holds '{self.memory_mb}', which is too little for "
+                f"{number} processes; allowed: at least {LEAST_MB * number}"
+            )
+        for name, port in (("web_port", self.web_port), ("metrics_port", self.metrics_port)):
+            if port is not None and port + number > 65_536:
+                raise SettingError(
+                    f"{variable_of(name)} holds '{port}', and so many ports do not follow it; "
+                    f"allowed: at most {65_536 - number} with {number} processes"
+                )
+        if self.metrics_port and abs(self.metrics_port - self.web_port) < number:
+            raise SettingError(
+                f"TAGSTREAM_METRICS_PORT holds '{self.metrics_port}', which is a process's port "
+                f"for HTTP; allowed: {number} ports apart from TAGSTREAM_WEB_PORT or more"
+            )
+        if self.url is not None:
+            raise SettingError(
+                f"TAGSTREAM_URL holds '{self.url}', which cannot be several processes; allowed: "
+                "unset with TAGSTREAM_PROCESSES"
+            )
+
+    def of_process(self, index: int) -> dict[str, str]:
+        """What is different for one of several processes, by the name of the setting."""
+        different: dict[str, object] = {
+            "processes": 1,
+            "data_dir": self.data_dir / f"process-{index}",
+            "memory_mb": self.memory_mb // self.processes,
+        }
+        for name, port in (("web_port", self.web_port), ("metrics_port", self.metrics_port)):
+            if port:
+                different[name] = port + index
+        if self.instance_id is not None:
+            different["instance_id"] = f"{self.instance_id}-{index}"
+        return {name: str(value) for name, value in different.items()}
 
     def _check_login(self) -> None:
         """Settings that make sense only together, or only one of them."""

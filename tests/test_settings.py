@@ -167,6 +167,47 @@ def test_a_memory_budget_that_does_not_fit_its_container_is_refused():
     assert load(memory_mb="256", memory_limit_mb="406").memory_limit_mb == 406
     with pytest.raises(SettingError, match="TAGSTREAM_MEMORY_MB holds '256'.*'405'; allowed: "):
         load(memory_mb="256", memory_limit_mb="405")
+    kafka = {"TAGSTREAM_BROKER": "kafka://b"}
+    assert load(kafka, memory_mb="256", memory_limit_mb="556", processes="2").processes == 2
+    with pytest.raises(SettingError, match="with 300 for 2 processes is more than"):
+        load(kafka, memory_mb="256", memory_limit_mb="555", processes="2")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"broker": "local://log"}, "TAGSTREAM_PROCESSES holds '4', but the embedded broker"),
+        ({"memory_mb": "255"}, "TAGSTREAM_MEMORY_MB holds '255', .* allowed: at least 256"),
+        ({"web_port": "65533"}, "TAGSTREAM_WEB_PORT holds '65533', .* allowed: at most 65532"),
+        ({"metrics_port": "6069"}, "TAGSTREAM_METRICS_PORT holds '6069', .* 4 ports apart"),
+        ({"url": "http://here:6066"}, "TAGSTREAM_URL holds 'http://here:6066', which cannot be"),
+    ],
+)
+def test_what_several_processes_cannot_share_is_refused(options, reason):
+    """Before any of them is started."""
+    with pytest.raises(SettingError, match=reason):
+        load(**{"broker": "kafka://b", "processes": "4", **options})
+
+
+def test_several_processes_share_memory_and_have_the_rest_to_themselves():
+    """Directories, ports and names that no two of them have in common."""
+    whole = load(
+        broker="kafka://b",
+        processes="3",
+        memory_mb="300",
+        web_port="7000",
+        metrics_port="7010",
+        instance_id="pod",
+    )
+    each = [load({}, broker="kafka://b", **whole.of_process(index)) for index in range(3)]
+    assert {one.memory_mb for one in each} == {100}
+    assert {one.processes for one in each} == {1}
+    assert [(one.web_port, one.metrics_port, one.instance_id) for one in each] == [
+        (7000, 7010, "pod-0"),
+        (7001, 7011, "pod-1"),
+        (7002, 7012, "pod-2"),
+    ]
+    assert len({one.data_dir for one in each}) == 3
 
 
 SASL = {

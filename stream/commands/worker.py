@@ -4,13 +4,19 @@ SIGTERM and SIGINT end it in good order: what has gathered is committed, partiti
 go, exit 0. Any error that stops it is one line (a fault of ours shows its traceback), exit 1;
 start it again: it goes on from the last transaction committed. A shutdown that hangs, on a
 broker that does not answer say, is cut off after `SHUTDOWN_S`: nothing is lost by that.
+
+Told to use several processes it starts as many of itself, each a member of the group like any
+worker, and ends when one of them does.
 """
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from stream import garbage
@@ -21,12 +27,13 @@ from stream.compiled import hot_path
 from stream.domains import discover
 from stream.errors import TagstreamError
 from stream.rules import load
-from stream.settings import Settings
+from stream.settings import Settings, option_of
 from stream.topics import CHANGELOG, DAY_MS, tombstones_ms
 
 log = logging.getLogger(__name__)
 
 SHUTDOWN_S = 60.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @takes(*BROKER, *STATE, *TAGS, *WORKER)
@@ -38,6 +45,8 @@ def worker(settings: Settings) -> None:
     """
     settings.make_directories()
     log_to_stderr(settings.log_level)
+    if settings.processes > 1:
+        raise SystemExit(_together(settings))
     domains = discover()
     rules = load(settings.tags, domains)
     for warning in rules.warnings:
@@ -53,6 +62,42 @@ def worker(settings: Settings) -> None:
     if error is not None:
         log.critical("stopped by an unexpected error", exc_info=error)
         raise SystemExit(1)
+
+
+def _together(settings: Settings) -> int:
+    """Run as many processes as are asked for until one ends or we are told to; the exit code."""
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    processes = [_process(settings, index) for index in range(settings.processes)]
+    while not told.wait(0.1):
+        for index, process in enumerate(processes):
+            if process.poll() is not None:
+                log.error("process %d ended with %d: the others are stopped", index, process.poll())
+                told.set()
+    for process in processes:
+        process.terminate()
+    codes = [process.wait() for process in processes]
+    return max(1 if code < 0 else code for code in codes)
+
+
+def _process(settings: Settings, index: int) -> subprocess.Popen[bytes]:
+    """Start one of several processes: this command again, with options that win over the rest."""
+    options: list[str] = []
+    for name, value in settings.of_process(index).items():
+        options += option_of(name), value
+    return subprocess.Popen(
+        [sys.executable, "-m", "stream", *sys.argv[1:], *options],
+        preexec_fn=_end_with_parent,
+        start_new_session=True,  # Ctrl-C is for us, who tell them
+    )
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when the one that started it is gone."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:  # Linux
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _run(service: Tagstream) -> BaseException | None:

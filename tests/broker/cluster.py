@@ -89,8 +89,9 @@ def _java_version() -> int:
     return int(found[1]) if found else 0
 
 
-def free_port() -> int:
-    """A free port of 127.0.0.1 that the system hands to no client as a source port.
+def free_port(many: int = 1) -> int:
+    """A free port of 127.0.0.1 that the system hands to no client as a source port, the first of
+    so ``many``.
 
     So a broker that was killed finds its port free when it starts again, and a client that
     knocks meanwhile cannot be connected to itself.
@@ -98,7 +99,8 @@ def free_port() -> int:
     while True:
         port = random.randrange(10_000, 32_000)
         try:
-            socket.create_server(("127.0.0.1", port)).close()
+            for following in range(many):
+                socket.create_server(("127.0.0.1", port + following)).close()
         except OSError:
             continue
         return port

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,34 @@ def test_two_workers_share_the_partitions_and_a_third_takes_some(
             service.workers["a"].stop()
             service.wait_shares(3, 3)
             service.wait_progress()
+        service.check()
+
+
+def test_a_worker_of_several_processes_is_as_many_members(
+    kafka: Kafka, prefix: str, tmp_path: Path
+) -> None:
+    """They share its partitions, each answers for all; what comes out is what one would say. One
+    that dies takes the worker with it, which starts again where it was.
+    """
+    several = {"TAGSTREAM_PROCESSES": "2"}
+    events = everything(seed=6)
+    with Service(
+        kafka.cluster, prefix, tmp_path, partitions=5, tags=EVERY_TAG, settings=several
+    ) as service:
+        service.start("a")
+        worker = service.workers["a"]
+        service.wait_until(lambda: sorted(worker.shares()) == [2, 3], "shares of 2 and 3")
+        with service.feeding(events):
+            service.wait_progress()
+            os.kill(worker.children()[0], signal.SIGKILL)
+            service.wait_until(lambda: worker.ended() is not None, "the end of the worker")
+            assert "the others are stopped" in worker.tail()
+            service.start("a")
+            service.wait_progress()
+        user_id = next(service.source.records()).decoded()["user_id"]
+        for index in range(2):
+            status, body = worker.get(f"/users/{user_id}", index)
+            assert (status, json.loads(body)["user_id"]) == (200, user_id)
         service.check()
 
 

@@ -39,11 +39,15 @@ def wait_until(holds: Callable[[], object], what: str, within_s: float = DEADLIN
 
 
 class Worker:
-    """One `tagstream worker` process, its settings and its data directory."""
+    """One `tagstream worker`, its settings and its data directory.
+
+    Of several processes, where the settings say so, the first answers for what all know.
+    """
 
     def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.processes = int(settings.get("TAGSTREAM_PROCESSES", "1"))
+        self.port = free_port(self.processes)
         self.settings = {
             **settings,
             "TAGSTREAM_DATA_DIR": str(directory / "data"),
@@ -125,10 +129,11 @@ class Worker:
 
     # -- what it says
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and body of ``GET path``; status 0 where nobody listens."""
+    def get(self, path: str, index: int = 0) -> tuple[int, str]:
+        """Status and body of ``GET path`` of one process; status 0 where nobody listens."""
+        url = f"http://127.0.0.1:{self.port + index}{path}"
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -137,7 +142,9 @@ class Worker:
 
     def ready(self) -> bool:
         """Whether `/readyz` says that state is recovered and partitions are assigned."""
-        return self.running and self.get("/readyz")[0] == 200
+        return self.running and all(
+            self.get("/readyz", index)[0] == 200 for index in range(self.processes)
+        )
 
     def wait_ready(self) -> Self:
         """Return once the worker is ready.
@@ -160,10 +167,21 @@ class Worker:
 
     def partitions(self) -> int:
         """How many partitions the worker owns, open or being opened."""
-        return len(self._series('tagstream_applied_offset{domain="purchases"'))
+        return sum(self.shares())
+
+    def shares(self) -> list[int]:
+        """How many of them each process owns."""
+        owned = 'tagstream_applied_offset{domain="purchases"'
+        return [len(self._of_process(index, owned)) for index in range(self.processes)]
 
     def _series(self, start: str) -> list[float]:
-        lines = self.get("/metrics")[1].splitlines()
+        found: list[float] = []
+        for index in range(self.processes):
+            found += self._of_process(index, start)
+        return found
+
+    def _of_process(self, index: int, start: str) -> list[float]:
+        lines = self.get("/metrics", index)[1].splitlines()
         found = [line for line in lines if re.match(rf"{re.escape(start)}[ ,{{]", line)]
         return [float(line.rpartition(" ")[2]) for line in found]
 
@@ -179,16 +197,28 @@ class Worker:
     # -- what it takes (Linux)
 
     def cpu_s(self) -> float:
-        """CPU seconds of the running process so far, all threads."""
-        return cpu_seconds(self.process.pid)
+        """CPU seconds so far, all processes and threads."""
+        return sum(cpu_seconds(pid) for pid in [self.process.pid, *self.children()])
 
     def resident_mib(self, which: str = "VmRSS") -> float:
-        """Resident memory of the running process in MiB; ``VmHWM``: its peak."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == which:
-                return int(value.split()[0]) / 1024
-        raise KeyError(which)
+        """Resident memory in MiB, all processes; ``VmHWM``: their peaks."""
+        return sum(resident_mib(pid, which) for pid in [self.process.pid, *self.children()])
+
+    def children(self) -> list[int]:
+        """The ids of the processes of a worker that has several."""
+        pid = self.process.pid
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+
+
+def resident_mib(pid: int, which: str) -> float:
+    """A line of a process's status in MiB (Linux)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == which:
+            return int(value.split()[0]) / 1024
+    raise KeyError(which)
 
 
 def cpu_seconds(pid: int) -> float:
