@@ -29,8 +29,8 @@ class Profiles:
         self.table = table
         self.rows = Rows(PROFILE, store.get, pool)
         self._store = store
-        #: Of whom those who read tags are to be told.
-        self._told: dict[bytes, Profile | None] = {}
+        #: What those who read tags are to be told, and of whom that may still change.
+        self._told: dict[bytes, Profile | bytes | None] = {}
 
     def get(self, key: bytes, user_id: str) -> Profile:
         """The profile of a user, a new one where there is none. Whoever changes it puts it back."""
@@ -39,12 +39,16 @@ class Profiles:
 
     def put(self, key: bytes, profile: Profile, *, retold: bool) -> None:
         """The profile was changed, and waits to be written; ``retold``: its tags were too."""
-        if profile.domains:
-            self.rows.hold(key, profile)
-        else:
+        if not profile.domains:
             self.rows.put(key, None)
+            if retold:
+                self._told[key] = None
+            return
+        held = self.rows.hold(key, profile)
+        if not held:
+            self.rows.put(key, self.table.encode(profile))
         if retold:
-            self._told[key] = profile if profile.domains else None
+            self._told[key] = profile if held else self.table.told(profile)
 
     def activate(self, key: bytes, day: int, figures: list[Any]) -> None:
         """A user who has a profile was active on another day."""
@@ -98,10 +102,9 @@ class Profiles:
 
         What is taken stays in memory until `written`.
         """
-        tell = self.table.told
-        told: list[Output] = [
-            (key, None if profile is None else tell(profile)) for key, profile in self._told.items()
-        ]
+        told: list[Output] = []
+        for key, tags in self._told.items():
+            told.append((key, self.table.told(tags) if isinstance(tags, Profile) else tags))
         self._told = {}
         return self.rows.take(self._encoded), told
 

@@ -1,9 +1,10 @@
 """Rows of one partition in memory: those in use, and those that wait to be written.
 
 A row is kept encoded: decoded, a user is dozens of objects, which by the time he comes again have
-left every cache of the processor; his row is one. What was changed stays as it is until the next
-flush, in which it is encoded once, however often it was changed (`Entry.held`). So memory is
-counted in bytes rather than guessed, and what is thrown out costs nothing.
+left every cache of the processor; his row is one. So memory is counted in bytes rather than
+guessed, and what is thrown out costs nothing. What is changed is encoded at once, while all of it
+is at hand; only what is changed again before it is written stays as it is until then
+(`Rows.hold`), since it may well be changed once more.
 
 Memory is bounded by two generations: what is touched is in the young one; when memory is full it
 becomes the old one, and what was still in that is forgotten. What waits to be written stays, and
@@ -126,19 +127,29 @@ class Rows:
 
     # -- changing
 
-    def hold(self, key: bytes, thing: Any) -> None:
-        """The row is what ``thing`` says, now and whenever that changes, until it is taken."""
-        entry = self.young.get(key) or self._made(key)
+    def hold(self, key: bytes, thing: Any) -> bool:
+        """If a row waits to be written: it is what ``thing`` says, now and whenever that changes,
+        until it is taken. False: it does not wait.
+        """
+        entry = self.young.get(key)
+        if entry is None or not entry.waits:
+            return False
+        if entry.held is None:
+            self._waiting_bytes += HELD_COST
+            self._pool.waiting += HELD_COST
         entry.held = thing
-        if not entry.waits:
-            self._wait(entry, HELD_COST)
+        return True
 
     def put(self, key: bytes, row: bytes | None) -> None:
         """The row was changed, and waits to be written."""
         entry = self.young.get(key) or self._made(key)
         entry.row, entry.held = row, None
         if not entry.waits:
-            self._wait(entry, 0)
+            entry.waits = True
+            self._waiting[key] = entry
+            size = ROW_COST + len(row or b"")
+            self._waiting_bytes += size
+            self._pool.waiting += size
 
     def replace(self, key: bytes, row: bytes) -> None:
         """The row, which does not wait to be written, has other bytes in the store from now on."""
@@ -152,13 +163,6 @@ class Rows:
             entry = Entry(key, None)
         self._keep(entry)
         return entry
-
-    def _wait(self, entry: Entry, more: int) -> None:
-        entry.waits = True
-        self._waiting[entry.key] = entry
-        size = ROW_COST + len(entry.row or b"") + more
-        self._waiting_bytes += size
-        self._pool.waiting += size
 
     # -- writing
 

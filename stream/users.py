@@ -146,7 +146,8 @@ class Users:
         if fired:
             held_ms = user.deadline_ms
             self._move(key, held_ms, self.table.deadline_ms(user))
-        self.rows.hold(key, user)
+        if not self.rows.hold(key, user):
+            self.rows.put(key, self._encoded(key, user))
 
     def _encoded(self, key: bytes, user: User) -> bytes:
         """The row of a user, with a deadline for which the index has an entry."""

@@ -52,10 +52,8 @@ def test_what_is_looked_up_is_what_was_put_last_wherever_it_is_kept(steps, limit
             latest[key] = row
         elif step == "hold" and key in held:
             held[key][0] = latest[key] = row  # whoever has it may go on to change it
-        elif step == "hold":
-            held[key] = [row]
-            rows.hold(key, held[key])
-            latest[key] = row
+        elif step == "hold" and rows.hold(key, thing := [row]):
+            held[key], latest[key] = thing, row
         elif step == "settle":
             rows.settle(encode)
             held.clear()
@@ -99,7 +97,10 @@ def test_all_rows_are_crowded_when_what_waits_takes_a_third_of_their_memory():
     assert others.is_crowded
     rows.take(encode)
     assert not rows.is_crowded
-    rows.hold(b"c", [b""])
+    others.take(encode)
+    rows.put(b"c", b"")
+    assert not others.is_crowded
+    assert rows.hold(b"c", [b""])
     assert others.is_crowded
     rows.clear()
     assert not others.is_crowded
@@ -108,6 +109,7 @@ def test_all_rows_are_crowded_when_what_waits_takes_a_third_of_their_memory():
 def test_rows_that_grow_where_they_are_held_count_with_what_they_became():
     """Or a million users who come for the first time would have cost nothing."""
     rows = Rows(b"", nothing, Pool(1 << 20))
-    rows.hold(b"a", [bytes(500)])
+    rows.put(b"a", b"")
+    assert rows.hold(b"a", [bytes(500)])
     rows.take(encode)
     assert rows.size == ROW_COST + 501
