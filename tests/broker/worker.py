@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -142,9 +142,14 @@ class Worker:
 
     def ready(self) -> bool:
         """Whether `/readyz` says that state is recovered and partitions are assigned."""
-        return self.running and all(
-            self.get("/readyz", index)[0] == 200 for index in range(self.processes)
-        )
+        return self.running and all(self._readiness())
+
+    def has_begun(self) -> bool:
+        """Whether any of its processes is ready."""
+        return any(self._readiness())
+
+    def _readiness(self) -> Iterator[bool]:
+        return (self.get("/readyz", index)[0] == 200 for index in range(self.processes))
 
     def wait_ready(self) -> Self:
         """Return once the worker is ready.
