@@ -397,7 +397,7 @@ class Partition:
                 pass
             elif self._waiting:
                 async with self._turn:
-                    if self._apply_next():
+                    if self._apply_some():
                         self._fire_slice()
                         self._sweep()
                         self._survey()
@@ -411,21 +411,26 @@ class Partition:
             self._apply_soon.clear()
             await self._apply_soon.wait()
 
-    def _apply_next(self) -> bool:
-        """Apply what waits next, a piece of the first chunk; whether that was its last."""
-        if not self._waiting or self._suspended:
-            return False
-        name, chunk, ack = self._waiting.popleft()
-        if len(chunk.records) > PIECE:
-            piece, rest = chunk.split(PIECE)
-            self._waiting.appendleft((name, rest, ack))
-            self._apply(self.feeds[name], piece)
-            return False
-        self._apply(self.feeds[name], chunk)
-        if self._gathered.since is None:
-            ack()  # nothing follows from it: it was applied before
-        else:
-            self._gathered.chunks.append(ack)
+    def _apply_some(self) -> bool:
+        """Apply what waits next, about `PIECE` records; whether no chunk is left half applied.
+
+        As many chunks as that takes: live events come a handful at a time, and would wait for each
+        other's deadlines.
+        """
+        room = PIECE
+        while self._waiting and room * 2 > PIECE and not self._suspended:
+            name, chunk, ack = self._waiting.popleft()
+            if len(chunk.records) > room:
+                piece, rest = chunk.split(room)
+                self._waiting.appendleft((name, rest, ack))
+                self._apply(self.feeds[name], piece)
+                return False
+            self._apply(self.feeds[name], chunk)
+            room -= len(chunk.records)
+            if self._gathered.since is None:
+                ack()  # nothing follows from it: it was applied before
+            else:
+                self._gathered.chunks.append(ack)
         return True
 
     def _has_room(self) -> bool:

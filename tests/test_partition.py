@@ -207,6 +207,20 @@ async def test_an_unexpected_error_stops_before_anything_of_the_flush_is_visible
         assert acked == []
 
 
+async def test_live_events_that_come_a_few_at_a_time_are_applied_together(tmp_path):
+    """Or each handful would wait for some of the deadlines of a midnight."""
+    with broker_with_topics() as broker:
+        produce(broker, [order(n) for n in range(40)])
+        worker = Worker(broker, shipped_rules(), tmp_path, allowance=1 << 20)
+        partition = await worker.open()
+        fetched = 0
+        while fetched < 40:
+            fetched = worker.offer(partition, fetched, 2)
+        await asyncio.sleep(0)  # one turn
+        assert partition.feeds["purchases"].place.offset == 40
+        await partition.close()
+
+
 async def test_unusable_events_are_dead_lettered_and_the_rest_of_the_chunk_goes_on(tmp_path):
     """Each under its code, with the original; none stops the others."""
     with broker_with_topics() as broker:
