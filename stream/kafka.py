@@ -36,6 +36,13 @@ from stream.log import Record
 FETCH_WAIT_S = 1.0
 """How long a fetch that finds nothing waits, here, for records of any partition."""
 
+FETCH_FEW, FETCH_PACE_S = 500, 0.01
+"""After a fetch of fewer records than that, how long the next one waits for some more to come.
+
+On its way through threads and tasks a handful costs as much as thousands. The first after a while
+waits for nothing.
+"""
+
 FETCH_MAX_WAIT_MS = 100
 """How long a broker keeps a fetch request that it has no record for.
 
@@ -122,6 +129,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._epochs: dict[TP, int] = {}
         self._fetched: dict[TP, int] = {}
         self._interrupted = False
+        self._fetch_after = 0.0  # monotonic
         self._arrival: asyncio.Future[None] | None = None
         self._committing: asyncio.Task[None] | None = None
         #: Until then (monotonic) the group cannot have taken us for dead. Read from both threads.
@@ -256,6 +264,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """The thread's own; see ``ChunkDelivery._fetch``."""
         consumer = self._ensure_consumer()
         fetcher = consumer._fetcher
+        await asyncio.sleep(self._fetch_after - time.monotonic())
         while True:
             if consumer._closed:
                 raise ConsumerStoppedError
@@ -277,6 +286,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             self._arrival.result()  # the group's errors come this way too
         # Not before: an interrupt may arrive between the call of a fetch and its first step.
         self._interrupted = False
+        few = sum(map(len, records.values())) < FETCH_FEW
+        self._fetch_after = time.monotonic() + FETCH_PACE_S * few
         fetched = {}
         for tp, run in records.items():
             tp = TP(*tp)

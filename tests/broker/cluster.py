@@ -129,7 +129,8 @@ class Cluster:
         self.directory = directory
         self.secure = secure
         self.settings = dict(settings or {})
-        self._id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Not an id that begins with "-": it would be taken for an option.
+        self._id = "k" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
         names = ["CONTROLLER", "PLAIN", *(["SASL", "TLS"] if secure else [])]
         self._ports = [{name: free_port() for name in names} for _ in range(brokers)]
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
