@@ -28,8 +28,17 @@ Chunk topics are the only ones such a consumer may subscribe to.
 import abc
 from asyncio import CancelledError, Event
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -71,7 +80,8 @@ class Chunk:
     partition was released; ``end`` follows the last record. Offsets in between that hold no
     record (transaction markers, aborted records) are in no chunk or in any. ``size`` is the
     bytes of keys and values. At most 2,000 records or 1 MiB, but never less than one record. At
-    least ``behind`` offsets follow ``end``, as was known when it was read.
+    least ``behind`` offsets follow ``end``, as was known when it was read. Whoever has done with
+    the records calls ``drop``, long before what they led to is durable: ``dropped`` is told.
     """
 
     topic: str
@@ -81,14 +91,25 @@ class Chunk:
     records: list[Record]
     size: int
     behind: int = 0
+    dropped: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+
+    def drop(self) -> None:
+        """Let go of the records; where they lie, the chunk still says."""
+        self.records = []
+        dropped, self.dropped = self.dropped, None
+        if dropped is not None:
+            dropped()
 
     def split(self, count: int) -> "tuple[Chunk, Chunk]":
-        """The first ``count`` records, and the rest; ``size`` stays with the rest."""
+        """The first ``count`` records, and the rest, with which ``size`` and ``dropped`` stay."""
         border = self.records[count].offset
         first, rest = self.records[:count], self.records[count:]
         return (
             Chunk(self.topic, self.partition, self.start, border, first, 0, self.end - border),
-            Chunk(self.topic, self.partition, border, self.end, rest, self.size, self.behind),
+            Chunk(
+                *(self.topic, self.partition, border, self.end, rest),
+                *(self.size, self.behind, self.dropped),
+            ),
         )
 
 
@@ -175,14 +196,15 @@ class _Source:
     under_way: deque[Any] = field(default_factory=deque)  # messages delivered, not acknowledged
     acked: int | None = None  # end of the last chunk before which all are acknowledged
     cost: int = 0  # of what is under way
+    costs: dict[Any, int] = field(default_factory=dict)  # the same by message
 
 
 class ChunkDelivery(Consumer):
     """A Faust consumer that delivers chunks and commits soundly, whatever it reads from.
 
     Attributes:
-        buffer_bytes: bound on what is fetched and not acknowledged, of all topics together,
-            Python's own needs included. A partition is fetched while it has less of it than is
+        buffer_bytes: bound on what is fetched and not dropped, of all topics together, Python's
+            own needs included. A partition is fetched while it has less of it than is
             free: so those that are busy share it evenly, and as much is left for another. None is
             from the moment that all of it is used until half is free. One fetch may go beyond.
             Taken from the app's attribute of this name where it has one.
@@ -328,7 +350,8 @@ class ChunkDelivery(Consumer):
         )
         source.next = chunk.end
         source.under_way.append(message)
-        cost = _cost(chunk)
+        chunk.dropped = partial(self._shrink, source, message, CHUNK_COST)
+        source.costs[message] = cost = _cost(chunk)
         source.cost += cost
         self._buffered += cost
         await self.callback(message)
@@ -370,17 +393,25 @@ class ChunkDelivery(Consumer):
         while source.under_way and source.under_way[0].acked:
             message = source.under_way.popleft()
             source.acked = message.value.end
-            self._uncount(source, message)
+            self._shrink(source, message, 0)
 
-    def _uncount(self, source: _Source, message: Any) -> None:
-        cost = _cost(message.value)
-        source.cost -= cost
-        self._buffered -= cost
+    def _shrink(self, source: _Source, message: Any, rest: int) -> None:
+        """A chunk costs no more than the ``rest`` from now on: its records are not needed."""
+        chunk: Chunk = message.value
+        chunk.dropped = None
+        cost = source.costs.pop(message, 0)  # 0: it is gone already
+        freed = cost - min(cost, rest)
+        source.cost -= freed
+        self._buffered -= freed
+        if cost and rest:
+            chunk.records = []
+            source.costs[message] = cost - freed
+            self._refill()
 
     def _drop(self, source: _Source, message: Any) -> None:
         message.generation_id = _NEVER
         self._unacked_messages.discard(message)
-        self._uncount(source, message)
+        self._shrink(source, message, 0)
 
     def _forget(self, source: _Source) -> None:
         """Drop all that is under way, taken by an agent or not: it will be delivered again."""

@@ -59,6 +59,7 @@ class Chunk(Protocol):
     behind: int
 
     def split(self, count: int) -> "tuple[Chunk, Chunk]": ...
+    def drop(self) -> None: ...
 
 
 class Partition:
@@ -427,6 +428,7 @@ class Partition:
                 return False
             self._apply(self.feeds[name], chunk)
             room -= len(chunk.records)
+            chunk.drop()
             if self._gathered.since is None:
                 ack()  # nothing follows from it: it was applied before
             else:

@@ -51,7 +51,7 @@ class Pool:
 
     @property
     def is_crowded(self) -> bool:
-        """So much waits to be written that no more may join it before a flush."""
+        """So much waits to be written, in all rows together, that some has to be first."""
         return self.waiting * 3 > self.limit
 
     def add(self, size: int) -> None:
@@ -186,8 +186,12 @@ class Rows:
 
     @property
     def is_crowded(self) -> bool:
-        """So many rows wait to be written that no more may join them before a flush."""
-        return self._pool.is_crowded or len(self._waiting) >= MOST_WAITING
+        """So many rows wait to be written that no more may join them before a flush.
+
+        Never where none does: nobody's flush would make room here.
+        """
+        waiting = len(self._waiting)
+        return waiting >= MOST_WAITING or (waiting > 0 and self._pool.is_crowded)
 
     def settle(self, encode: Encode) -> None:
         """Encode what is held."""

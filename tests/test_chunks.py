@@ -164,6 +164,28 @@ async def test_each_partition_has_its_share_of_the_buffer_and_all_have_the_whole
     assert ours._wanted() == {A0, A1}
 
 
+async def test_a_chunk_that_was_dropped_leaves_its_room_to_others_before_it_is_acknowledged(ours):
+    ours.buffer_bytes = 40_000
+    message = await deliver(ours, A0, *range(130))
+    assert ours._wanted() == set()
+    first, rest = message.value.split(100)
+    first.drop()
+    assert ours._wanted() == set(), "the rest of it is still there"
+    rest.drop()
+    assert ours._wanted() == {A0}
+    assert message.value.records == []
+    ours.ack(message)
+    assert ours._buffered == 0
+    assert (await deliver(ours, A0, 130)).value.start == 130
+
+
+async def test_a_chunk_that_is_dropped_when_it_was_withdrawn_already_counts_no_more(ours):
+    message = await deliver(ours, A0, *range(10))
+    await ours.release({A0: 0})
+    message.value.drop()
+    assert ours._buffered == 0
+
+
 async def test_faust_pausing_by_the_number_of_events_changes_nothing(ours):
     ours.on_buffer_full(A0)
     ours.on_buffer_drop(A1)

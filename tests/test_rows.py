@@ -89,18 +89,21 @@ def test_rows_that_hold_most_give_way_to_those_that_need_memory():
 def test_all_rows_are_crowded_when_what_waits_takes_a_third_of_their_memory():
     """And no more once it has been taken, or its partition was closed."""
     pool = Pool(5 * ROW_COST)
-    rows, others = Rows(b"", nothing, pool), Rows(b"", nothing, pool)
+    rows, others, idle = (Rows(b"", nothing, pool) for _ in range(3))
     assert not rows.is_crowded
     rows.put(b"a", b"")
     others.put(b"b", b"")
     assert rows.is_crowded
     assert others.is_crowded
+    assert not idle.is_crowded, "it would wait for a flush that never comes"
     rows.take(encode)
     assert not rows.is_crowded
     others.take(encode)
     rows.put(b"c", b"")
     assert not others.is_crowded
     assert rows.hold(b"c", [b""])
+    assert rows.is_crowded
+    others.put(b"d", b"")
     assert others.is_crowded
     rows.clear()
     assert not others.is_crowded

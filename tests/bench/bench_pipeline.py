@@ -1,13 +1,15 @@
 """How fast one worker runs purchases on a real Kafka, beside Kafka Streams and Faust.
 
-First the worker: the shipped tags, churn warnings on. Then, where there are a JDK and Maven,
-one of those tags in Kafka Streams (`kafka_streams/`). Then all of them in the common Faust
+First the worker: the shipped tags, churn warnings on; by itself, and as a process on each core.
+Then with one of those tags alone, and where there are a JDK and Maven, that tag in Kafka Streams
+(`kafka_streams/`). Then all of them in the common Faust
 way (`common_faust.py`), over a twentieth of the events and of the users and for two minutes at
 most, since it would take all night: each of its users lives through the same, more of them fit
 its caches, and what users have behind them, which slows it down, is less.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,9 +18,11 @@ import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
+import yaml
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from stream.data import TAGS
 from tests.bench import rig
 from tests.bench.kafka_streams import job
 from tests.broker.cluster import ends_with_us, free_port
@@ -39,6 +43,16 @@ def main() -> None:
         rows.append(row)
         rig.progress(": ".join((row[0], ", ".join(row[1:]))))
 
+    def tagstream(*, tags: str | None = None, processes: int = 1) -> rig.Pace:
+        settings = {"TAGSTREAM_PROCESSES": str(processes)}
+        with rig.deployed(partitions=options.partitions, tags=tags, settings=settings) as service:
+            service.send(rig.orders(events, users, days=days))
+            return rig.work_off(service)
+
+    cores = min(os.cpu_count() or 1, options.partitions)
+    if cores > 1:
+        report(f"tagstream, everything, {cores} processes", *tagstream(processes=cores).cells)
+    report("tagstream, one tag", *tagstream(tags=one_tag()).cells)
     with rig.deployed(partitions=options.partitions) as service:
         service.send(rig.orders(events, users, days=days))
         ours = rig.work_off(service)
@@ -55,6 +69,15 @@ def main() -> None:
         ["", *rig.Pace.COLUMNS],
         rows,
     )
+
+
+def one_tag() -> str:
+    """The shipped definitions with the one tag that Kafka Streams is given, churn included."""
+    definitions = yaml.safe_load(TAGS.read_text("utf-8"))
+    definitions["tags"] = [tag for tag in definitions["tags"] if tag["name"] == job.TAG]
+    del definitions["breakdown"]  # a tag that is not there any more
+    text: str = yaml.safe_dump(definitions)
+    return text
 
 
 def common_way(service: Service, events: Iterable[Sent]) -> rig.Pace:

@@ -19,6 +19,8 @@ from tests.broker.worker import cpu_seconds, wait_until
 
 HERE = Path(__file__).parent
 
+TAG = "high_repurchase"  # what the job makes of purchases
+
 
 def missing() -> str | None:
     """What this machine lacks to run it; None where it lacks nothing."""
