@@ -286,8 +286,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             self._arrival.result()  # the group's errors come this way too
         # Not before: an interrupt may arrive between the call of a fetch and its first step.
         self._interrupted = False
-        few = sum(map(len, records.values())) < FETCH_FEW
-        self._fetch_after = time.monotonic() + FETCH_PACE_S * few
+        is_few = 0 < sum(map(len, records.values())) < FETCH_FEW
+        self._fetch_after = time.monotonic() + FETCH_PACE_S * is_few
         fetched = {}
         for tp, run in records.items():
             tp = TP(*tp)

@@ -4,8 +4,7 @@ Two tasks share a partition on the event loop. The *applier* takes chunks in ord
 them to the users in memory and fires deadlines that are due, in bounded slices between the
 chunks. The *writer* commits what has gathered: while one transaction is under way the next
 one gathers (group commit), so an idle partition answers in milliseconds and a busy one
-writes rarely, at the latest `flush_ms` after the first thing that waits; or later where that is
-late already (`patience_s`).
+writes rarely, at the latest `flush_ms` after the first thing that waits.
 
 A flush is one transaction of outputs, rows and source positions; RocksDB is written after
 it, chunks are acknowledged after that. Whatever fails in between leaves nothing visible,
@@ -42,8 +41,6 @@ FIRED_USERS = 200  # users that deadlines may change in one transaction: live ev
 PERSIST_SWEEP_S = 1.0  # a sweep that finds nothing to say is written down this often
 PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
 BACKLOG = 2_000  # so many records that wait are more than what a moment brings
-CATCH_UP = 8  # so many times ``flush_ms`` at most waits what is late already
-CATCH_UP_SHARE = 0.05  # of its lateness
 PIECE = 400  # records applied at a time: some milliseconds, after which the network has its turn
 
 
@@ -128,7 +125,6 @@ class Partition:
         self._surveyor = Surveyor(self._zone)
         self._waiting: deque[tuple[str, Chunk, Callable[[], object]]] = deque()
         self._backlog = False  # many records wait, from the last chunk on
-        self._late_s = 0.0  # since the last record applied was appended
         self._apply_soon = asyncio.Event()
         self._write_soon = asyncio.Event()
         self._idle = asyncio.Event()
@@ -455,7 +451,6 @@ class Partition:
         gathered, now_ms = self._gather_now(), self._now_ms()
         wall_ms = now_ms if self._wall else NEVER
         self._applying.apply(feed, records, chunk.end, wall_ms, self._delay_ms, gathered)
-        self._late_s = (now_ms - records[-1].timestamp) / 1000
 
     # -- time passing
 
@@ -549,7 +544,7 @@ class Partition:
         if self._suspended or gathered.since is None:
             return None
         if self._backlog and self._has_room() and not self._leaving:
-            return gathered.since + patience_s(self._flush_s, self._late_s) - time.monotonic()
+            return gathered.since + self._flush_s - time.monotonic()
         if self._leaving:
             return 0.0
         pace_s = min(self._pace_s(), self._flush_s)
@@ -646,18 +641,6 @@ class Partition:
                 if held is not None and held is not False:
                     key = (tag, value_label(held))
                     population[key] = population.get(key, 0) + step
-
-
-def patience_s(flush_s: float, late_s: float) -> float:
-    """How long results may wait for a transaction while more and more events do.
-
-    A larger one costs less: users who come again are written once. Where events are late already,
-    as after an outage, what that adds to their lateness is a twentieth of it at most.
-
-    >>> patience_s(0.25, 1.0), patience_s(0.25, 20.0), patience_s(0.25, 3_600.0)
-    (0.25, 1.0, 2.0)
-    """
-    return max(flush_s, min(late_s * CATCH_UP_SHARE, flush_s * CATCH_UP))
 
 
 def _first_put(code: bytes, index: Sequence[IndexChange]) -> bytes | None:

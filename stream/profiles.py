@@ -1,4 +1,4 @@
-"""The profiles of one partition's users: decoded at the touch, encoded at the flush.
+"""The profiles of one partition's users: decoded at the touch.
 
 As with the users of a domain (`stream/users.py`): whoever changes a profile puts it back. What is
 in a profile is `tables/profile.py`; here it is bytes under ``u`` and the user's key.
@@ -29,7 +29,7 @@ class Profiles:
         self.table = table
         self.rows = Rows(PROFILE, store.get, pool)
         self._store = store
-        #: What those who read tags are to be told, and of whom that may still change.
+        #: What those who read tags are to be told; a profile where that may still change.
         self._told: dict[bytes, Profile | bytes | None] = {}
 
     def get(self, key: bytes, user_id: str) -> Profile:
@@ -64,7 +64,8 @@ class Profiles:
     def peek(self, key: bytes) -> Profile | None:
         """A copy of the profile as it is now; None if there is none."""
         entry = self.rows.peek(key)
-        return None if entry is None else self._copy(entry)
+        row = None if entry is None else self._row(entry)
+        return None if row is None else self.table.decode(row)
 
     def _decoded(self, entry: Entry) -> Profile | None:
         profile: Profile | None = entry.held
@@ -72,9 +73,8 @@ class Profiles:
             profile = self.table.decode(entry.row)
         return profile
 
-    def _copy(self, entry: Entry) -> Profile | None:
-        row = entry.row if entry.held is None else self.table.encode(entry.held)
-        return None if row is None else self.table.decode(row)
+    def _row(self, entry: Entry) -> bytes | None:
+        return entry.row if entry.held is None else self.table.encode(entry.held)
 
     def some(
         self, after: bytes, rows: int, *, mentioning: bytes
@@ -90,11 +90,10 @@ class Profiles:
             key[len(PROFILE) :]: self.table.decode(row) for key, row in page if mentioning in row
         }
         for entry in self.rows.unwritten(after, last):
-            profile = self._copy(entry)
-            if profile is None:
-                found.pop(entry.key, None)
-            else:
-                found[entry.key] = profile
+            row = self._row(entry)
+            found.pop(entry.key, None)
+            if row is not None and mentioning in row:
+                found[entry.key] = self.table.decode(row)
         return sorted(found.items()), last
 
     def take(self) -> tuple[list[Row], list[Output]]:

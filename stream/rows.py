@@ -21,7 +21,7 @@ from mypy_extensions import mypyc_attr
 from stream.store import Row
 
 ROW_COST = 250  # bytes beside those of key and value: their objects and places in the tables
-HELD_COST = 1_200  # bytes of what is held decoded
+HELD_COST, HELD_TIMES = 500, 6  # bytes of what is held decoded: these, and so many times its row's
 MOST_WAITING = 10_000  # rows in one transaction: some tens of milliseconds
 
 Encode = Callable[[bytes, Any], bytes | None]
@@ -31,7 +31,7 @@ Encode = Callable[[bytes, Any], bytes | None]
 class Pool:
     """Memory of ``limit`` bytes for many `Rows`: who holds most gives way first.
 
-    A third of it may wait to be written, ``waiting`` bytes do.
+    ``waiting`` bytes wait to be written, beside that: up to a quarter as much may.
     """
 
     def __init__(self, limit: int) -> None:
@@ -52,7 +52,7 @@ class Pool:
     @property
     def is_crowded(self) -> bool:
         """So much waits to be written, in all rows together, that some has to be first."""
-        return self.waiting * 3 > self.limit
+        return self.waiting * 4 > self.limit
 
     def add(self, size: int) -> None:
         """So many bytes more are in memory."""
@@ -135,8 +135,9 @@ class Rows:
         if entry is None or not entry.waits:
             return False
         if entry.held is None:
-            self._waiting_bytes += HELD_COST
-            self._pool.waiting += HELD_COST
+            size = HELD_COST + HELD_TIMES * len(entry.row or b"")
+            self._waiting_bytes += size
+            self._pool.waiting += size
         entry.held = thing
         return True
 

@@ -230,8 +230,7 @@ class Settings:
     flush_ms: int = setting(
         whole(1, 60_000),
         250,
-        "The longest that a result waits under load, in milliseconds. While a worker catches up,"
-        " what is late already may wait longer: a twentieth of its lateness, up to 8 times this.",
+        "The longest that a result waits under load, in milliseconds.",
         panel="State",
     )
     tags: Path = setting(
@@ -329,12 +328,12 @@ class Settings:
         loaded = cls(**values)
         loaded._check_login()
         loaded._check_memory()
-        loaded._check_processes()
         return loaded
 
     def _check_memory(self) -> None:
         """A worker that its container will kill for its memory is better not started."""
-        beside_mb = PROCESS_MB * self.processes
+        # Several are started by one more.
+        beside_mb = PROCESS_MB * (self.processes + 1 if self.processes > 1 else 1)
         if self.memory_limit_mb is not None and self.memory_limit_mb < self.memory_mb + beside_mb:
             whom = "the process" if self.processes == 1 else f"{self.processes} processes"
             raise SettingError(
@@ -343,8 +342,12 @@ class Settings:
                 f"allowed: at most the limit less {beside_mb}"
             )
 
-    def _check_processes(self) -> None:
-        """What several processes cannot share, and what is too small to be shared."""
+    def check_processes(self) -> None:
+        """Several processes cannot share everything, nor is everything large enough to be shared.
+
+        Raises:
+            SettingError: something is not.
+        """
         number = self.processes
         if number == 1:
             return
@@ -369,10 +372,10 @@ class Settings:
                 f"TAGSTREAM_METRICS_PORT holds '{self.metrics_port}', which is a process's port "
                 f"for HTTP; allowed: {number} ports apart from TAGSTREAM_WEB_PORT or more"
             )
-        if self.url is not None:
+        if self.url is not None and urlsplit(self.url).port is None:
             raise SettingError(
-                f"TAGSTREAM_URL holds '{self.url}', which cannot be several processes; allowed: "
-                "unset with TAGSTREAM_PROCESSES"
+                f"TAGSTREAM_URL holds '{self.url}', which has no port that others could follow; "
+                f"allowed: one with a port, with {number} processes"
             )
 
     def of_process(self, index: int) -> dict[str, str]:
@@ -385,6 +388,12 @@ class Settings:
         for name, port in (("web_port", self.web_port), ("metrics_port", self.metrics_port)):
             if port:
                 different[name] = port + index
+        if self.url is not None:
+            url = urlsplit(self.url)
+            port = (url.port or 0) + index
+            different["url"] = url._replace(
+                netloc=f"{url.netloc.rpartition(':')[0]}:{port}"
+            ).geturl()
         if self.instance_id is not None:
             different["instance_id"] = f"{self.instance_id}-{index}"
         return {name: str(value) for name, value in different.items()}

@@ -85,7 +85,8 @@ class Budget:
     """The memory that all partitions of a process share: RocksDB's part of it.
 
     Half of ``TAGSTREAM_MEMORY_MB`` is for users in memory, a quarter for RocksDB's block cache
-    with its write buffers charged to it, the rest for chunks and transactions under way.
+    with its write buffers charged to it, an eighth for chunks and the last one for what waits to be
+    written.
     """
 
     def __init__(self, memory_mb: int) -> None:

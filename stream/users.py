@@ -1,4 +1,4 @@
-"""The users of one domain in one partition: decoded at the touch, encoded at the flush.
+"""The users of one domain in one partition: decoded at the touch.
 
     user = users.get(key) or users.new(user_id)
     ...                       # apply an event
@@ -7,8 +7,7 @@
 A row is a deadline and the record. The deadline is a hint: that of the user's entry in the index,
 never later than the instant at which something follows with no event. A user whose next deadline
 moves away, as at every event, keeps the earlier entry; when that comes due and finds nothing to
-do, the entry moves (`moved`). So an event seldom writes to the index. The deadline of a user who
-changed is looked for when the row is made: until then nobody could find it in the index.
+do, the entry moves (`moved`). So an event seldom writes to the index.
 
 What is in a record, and what follows from it, is `tables/`.
 """

@@ -75,9 +75,9 @@ def activated(known: bytes, day: i64, figures: list[Figure]) -> bytes:
     for period, first, days in _periods(day):
         if not active & _bits(last, first, days):
             figures.append(("active", period, 1))
-    since = day - signed_up
-    if since == 1 or since == 7 or since == 30:
-        figures.append(("retained", str(since), 1))
+    for later in RETAINED:
+        if day - signed_up == later:
+            figures.append(("retained", str(later), 1))
     return _packed(last, signed_up, active | bit)
 
 

@@ -29,6 +29,7 @@ EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
 _MINUTE_MS: Final = 60_000
 _QUARTER_MS: Final = 900_000
 _CACHED: Final = 65_536  # entries: quarter hours of 22 months in about 6 MiB
+_MINUTES: Final = 16_384  # of 11 days in about 4 MiB
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_DAY: Final = date(9998, 12, 31).toordinal() - EPOCH_ORDINAL
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -112,7 +113,7 @@ class Calendar:
         if offset is not None and offset == last.utcoffset() and not offset.seconds % 60:
             text = first.isoformat(timespec="seconds")  # 2025-04-30T00:00:00+08:00
             found = text[:17], text[19:]
-        if len(self._minutes) >= self._cached:
+        if len(self._minutes) >= min(self._cached, _MINUTES):
             self._minutes.clear()
         self._minutes[minute] = found
         return found

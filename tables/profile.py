@@ -82,7 +82,7 @@ def _hold(profile: Profile, name: str, value: Any, at_ms: int, dwelt: list[Dwelt
         profile.tags[name] = HeldTag(value, at_ms)
 
 
-_REMEMBERED: Final = 10_000  # combinations of values of which it is remembered what they lead to
+_REMEMBERED: Final = 1_000  # combinations of values of which it is remembered what they lead to
 
 #: Where a row has the activity: behind the heads of an array and of a short binary.
 _BEGIN: Final = 3

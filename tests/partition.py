@@ -84,7 +84,7 @@ class Worker:
         self.broker = broker
         self.rules = rules
         self.disk = disk
-        self.allowance = allowance
+        self.pool = Pool(allowance)
         self.budget = Budget(16)
         options = {"partitions": "1", "time": "events", "flush_ms": "250"}
         self.settings = Settings.load({**options, "data_dir": str(disk)}, {})
@@ -114,12 +114,12 @@ class Worker:
         feeds = []
         for name, domain in discover().items():
             table = definitions.tables[name]
-            users = Users(domain.code, table, recovered.store, Pool(self.allowance), b"secret")
+            users = Users(domain.code, table, recovered.store, self.pool, b"secret")
             feeds.append(Feed(name, name, domain.code, table, Decoder(domain.events), users))
         partition = Partition(
             0,
             feeds=feeds,
-            profiles=Profiles(definitions.profiles, recovered.store, Pool(1 << 20)),
+            profiles=Profiles(definitions.profiles, recovered.store, self.pool),
             store=recovered.store,
             journal=journal,
             position=recovered.position,

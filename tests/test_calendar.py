@@ -87,6 +87,13 @@ def test_no_day_begins_after_the_last_year():
     assert Calendar("UTC").day_start_ms(10**9) == NEVER
 
 
+@given(st.sampled_from(ZONES), st.integers(-(10**12), 10**13))
+def test_instants_are_written_in_local_time_with_milliseconds(zone, ts_ms):
+    """As the standard library does, in years from 1938 to 2286, with whatever offset."""
+    local = (EPOCH + timedelta(milliseconds=ts_ms)).astimezone(ZoneInfo(zone))
+    assert Calendar(zone).iso(ts_ms) == local.isoformat(timespec="milliseconds")
+
+
 def test_caches_are_bounded():
     """A stream may visit any number of quarter hours and days."""
     zoned = Calendar("Asia/Shanghai", cached=4)
@@ -94,6 +101,8 @@ def test_caches_are_bounded():
         ts_ms = ms("2025-01-01 12:00") + number * 86_400_000
         assert zoned.day(ts_ms) == day("2025-01-01") + number
         assert zoned.day_start_ms(zoned.day(ts_ms)) <= ts_ms
+        assert zoned.iso(ts_ms)[:10] == str(date(2025, 1, 1) + timedelta(days=number))
+        assert len(zoned._minutes) <= 4
         assert len(zoned._days) <= 4
         assert len(zoned._starts) <= 4
 

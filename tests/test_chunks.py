@@ -164,6 +164,15 @@ async def test_each_partition_has_its_share_of_the_buffer_and_all_have_the_whole
     assert ours._wanted() == {A0, A1}
 
 
+async def test_as_much_of_the_buffer_as_the_busiest_has_is_left_for_another(ours):
+    await ours.release({A1: 0})
+    ours.buffer_bytes = 90_000
+    await deliver(ours, A0, *range(100))
+    assert ours._wanted() == {A0, A1}, "it has a third"
+    await deliver(ours, A0, *range(100, 150))
+    assert ours._wanted() == {A1}, "it has half"
+
+
 async def test_a_chunk_that_was_dropped_leaves_its_room_to_others_before_it_is_acknowledged(ours):
     ours.buffer_bytes = 40_000
     message = await deliver(ours, A0, *range(130))

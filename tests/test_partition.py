@@ -21,7 +21,9 @@ from stream.broker import LocalBroker
 from stream.chunks import Chunk, Record
 from stream.errors import Fenced, JournalLost, SourceTrimmed
 from stream.journal import Said
+from stream.rows import Rows
 from stream.settings import Settings
+from tables.purchases import ORDERS, Buyer
 from tests.partition import (
     CHANGELOG,
     Unreliable,
@@ -205,6 +207,48 @@ async def test_an_unexpected_error_stops_before_anything_of_the_flush_is_visible
         assert committed(broker, "tag-changes") == []
         assert broker.end(CHANGELOG, 0) == 0
         assert acked == []
+
+
+async def test_a_partition_goes_on_while_what_others_wait_to_write_takes_all_the_room(tmp_path):
+    """Their flush tells nobody but them."""
+    with broker_with_topics() as broker:
+        produce(broker, [order(n) for n in range(4)])
+        worker = Worker(broker, shipped_rules(), tmp_path, allowance=1 << 16)
+        others = Rows(b"", lambda _: None, worker.pool)
+        for number in range(100):
+            others.put(b"%d" % number, bytes(200))
+        assert others.is_crowded
+        partition = await worker.open()
+        worker.offer(partition, 0, 4)
+        await partition.drain()
+        assert partition.feeds["purchases"].committed_offset == 4
+        await partition.close()
+
+
+async def test_who_looks_a_user_up_has_a_copy(tmp_path):
+    """Also of one who changed twice since the last transaction, and is kept decoded until then."""
+    with broker_with_topics() as broker:
+        produce(broker, [{**order(1), "event_id": f"e{n}"} for n in range(3)])
+        worker = Worker(broker, shipped_rules(), tmp_path, allowance=1 << 20)
+        partition = await worker.open()
+        fetched = worker.offer(partition, 0, 2)
+        await asyncio.sleep(0)  # one turn
+        users, profiles, key = partition.feeds["purchases"].users, partition.profiles, b"u1"
+        assert users.is_waiting(key)
+        seen, profile = users.peek(key), profiles.peek(key)
+        assert isinstance(seen, Buyer)
+        assert profile is not None
+        assert (seen, profile) == (users.peek(key), profiles.peek(key))
+        seen.clock_ms += 1
+        profile.domains.clear()
+        assert seen != users.peek(key)
+        assert profile != profiles.peek(key)
+        worker.offer(partition, fetched, 1)
+        await partition.drain()
+        written = users.peek(key)
+        assert isinstance(written, Buyer)
+        assert written.total(ORDERS) == 3
+        await partition.close()
 
 
 async def test_live_events_that_come_a_few_at_a_time_are_applied_together(tmp_path):

@@ -168,9 +168,9 @@ def test_a_memory_budget_that_does_not_fit_its_container_is_refused():
     with pytest.raises(SettingError, match="TAGSTREAM_MEMORY_MB holds '256'.*'405'; allowed: "):
         load(memory_mb="256", memory_limit_mb="405")
     kafka = {"TAGSTREAM_BROKER": "kafka://b"}
-    assert load(kafka, memory_mb="256", memory_limit_mb="556", processes="2").processes == 2
-    with pytest.raises(SettingError, match="with 300 for 2 processes is more than"):
-        load(kafka, memory_mb="256", memory_limit_mb="555", processes="2")
+    assert load(kafka, memory_mb="256", memory_limit_mb="706", processes="2").processes == 2
+    with pytest.raises(SettingError, match="with 450 for 2 processes is more than"):
+        load(kafka, memory_mb="256", memory_limit_mb="705", processes="2")
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,18 @@ def test_a_memory_budget_that_does_not_fit_its_container_is_refused():
         ({"memory_mb": "255"}, "TAGSTREAM_MEMORY_MB holds '255', .* allowed: at least 256"),
         ({"web_port": "65533"}, "TAGSTREAM_WEB_PORT holds '65533', .* allowed: at most 65532"),
         ({"metrics_port": "6069"}, "TAGSTREAM_METRICS_PORT holds '6069', .* 4 ports apart"),
-        ({"url": "http://here:6066"}, "TAGSTREAM_URL holds 'http://here:6066', which cannot be"),
+        ({"url": "http://here"}, "TAGSTREAM_URL holds 'http://here', which has no port"),
     ],
 )
 def test_what_several_processes_cannot_share_is_refused(options, reason):
     """Before any of them is started."""
     with pytest.raises(SettingError, match=reason):
-        load(**{"broker": "kafka://b", "processes": "4", **options})
+        load(**{"broker": "kafka://b", "processes": "4", **options}).check_processes()
+
+
+def test_only_a_worker_minds_how_many_processes_it_has():
+    """Or a variable meant for it would keep other commands from the embedded broker."""
+    assert load({"TAGSTREAM_PROCESSES": "4"}).embedded
 
 
 def test_several_processes_share_memory_and_have_the_rest_to_themselves():
@@ -198,7 +203,9 @@ def test_several_processes_share_memory_and_have_the_rest_to_themselves():
         web_port="7000",
         metrics_port="7010",
         instance_id="pod",
+        url="http://pod.here:7000",
     )
+    whole.check_processes()
     each = [load({}, broker="kafka://b", **whole.of_process(index)) for index in range(3)]
     assert {one.memory_mb for one in each} == {100}
     assert {one.processes for one in each} == {1}
@@ -207,6 +214,7 @@ def test_several_processes_share_memory_and_have_the_rest_to_themselves():
         (7001, 7011, "pod-1"),
         (7002, 7012, "pod-2"),
     ]
+    assert [one.url for one in each] == [f"http://pod.here:{7000 + n}" for n in range(3)]
     assert len({one.data_dir for one in each}) == 3
 
 

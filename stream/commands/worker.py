@@ -16,7 +16,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from stream import garbage
@@ -43,6 +45,7 @@ def worker(settings: Settings) -> None:
     With no broker configured it runs on the embedded one, keeping its data under the data
     directory; events then come in by POST /events.
     """
+    settings.check_processes()
     settings.make_directories()
     log_to_stderr(settings.log_level)
     if settings.processes > 1:
@@ -66,19 +69,27 @@ def worker(settings: Settings) -> None:
 
 def _together(settings: Settings) -> int:
     """Run as many processes as are asked for until one ends or we are told to; the exit code."""
-    told = threading.Event()
+    told = False
+
+    def tell(*_: object) -> None:
+        nonlocal told
+        told = True  # no more: this may fall anywhere
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, tell)
     processes = [_process(settings, index) for index in range(settings.processes)]
-    while not told.wait(0.1):
+    code = 0
+    while not (told or code):
+        time.sleep(0.1)
         for index, process in enumerate(processes):
-            if process.poll() is not None:
-                log.error("process %d ended with %d: the others are stopped", index, process.poll())
-                told.set()
+            if (ended := process.poll()) is not None and not told:
+                log.error("process %d ended with %d: the others are stopped", index, ended)
+                code = ended if ended > 0 else 1
     for process in processes:
         process.terminate()
-    codes = [process.wait() for process in processes]
-    return max(1 if code < 0 else code for code in codes)
+    ends = [process.wait() for process in processes]  # which cut themselves off
+    # One that was told before it could hear it ends as any command does.
+    return code or max(0 if end in (0, 143, -signal.SIGTERM) else 1 for end in ends)
 
 
 def _process(settings: Settings, index: int) -> subprocess.Popen[bytes]:
@@ -87,17 +98,18 @@ def _process(settings: Settings, index: int) -> subprocess.Popen[bytes]:
     for name, value in settings.of_process(index).items():
         options += option_of(name), value
     return subprocess.Popen(
-        [sys.executable, "-m", "stream", *sys.argv[1:], *options],
-        preexec_fn=_end_with_parent,
+        [sys.executable, *sys.orig_argv[1:], *options],
+        preexec_fn=partial(_end_with, os.getpid(), getattr(ctypes.CDLL(None), "prctl", None)),
         start_new_session=True,  # Ctrl-C is for us, who tell them
     )
 
 
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when the one that started it is gone."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:  # Linux
+def _end_with(parent: int, prctl: Callable[[int, int], object] | None) -> None:
+    """Have the kernel send SIGTERM to this process when the one that started it is gone (Linux)."""
+    if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 async def _run(service: Tagstream) -> BaseException | None:

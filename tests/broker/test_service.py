@@ -80,11 +80,12 @@ def test_a_worker_of_several_processes_is_as_many_members(
         with service.feeding(events):
             service.wait_progress()
             os.kill(worker.children()[0], signal.SIGKILL)
-            service.wait_until(lambda: worker.ended() is not None, "the end of the worker")
-            assert "the others are stopped" in worker.tail()
-            service.start("a")
+            # Whoever waits starts a worker again that has ended.
+            service.wait_until(lambda: "the others are stopped" in worker.tail(), "the end of all")
+            service.wait_until(worker.ready, "the worker to be back")
             service.wait_progress()
-        user_id = next(service.source.records()).decoded()["user_id"]
+        service.changes.read()
+        user_id = next(service.changes.records()).decoded()["user_id"]
         for index in range(2):
             status, body = worker.get(f"/users/{user_id}", index)
             assert (status, json.loads(body)["user_id"]) == (200, user_id)
