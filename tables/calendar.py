@@ -26,10 +26,8 @@ DAY_MS: Final = 24 * HOUR_MS
 EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
 """What to add to a day to have what ``datetime.date`` calls its ordinal."""
 
-_MINUTE_MS: Final = 60_000
 _QUARTER_MS: Final = 900_000
 _CACHED: Final = 65_536  # entries: quarter hours of 22 months in about 6 MiB
-_MINUTES: Final = 16_384  # of 11 days in about 4 MiB
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_DAY: Final = date(9998, 12, 31).toordinal() - EPOCH_ORDINAL
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -61,7 +59,7 @@ def calendar_of(zone: str) -> "Calendar":
 class Calendar:
     """The calendar of a zone by its IANA name; unknown names raise ``ZoneInfoNotFoundError``.
 
-    Up to ``cached`` quarter hours, as many days and as many minutes are remembered.
+    Up to ``cached`` quarter hours, and as many days, are remembered.
 
     >>> shanghai = Calendar("Asia/Shanghai")
     >>> shanghai.iso(1745942400000)
@@ -77,7 +75,8 @@ class Calendar:
         self._cached = cached
         self._days: dict[int, int] = {}
         self._starts: dict[int, int] = {}
-        self._minutes: dict[int, tuple[str, str]] = {}
+        self._offsets: dict[int, tuple[int, str]] = {}
+        self._dates: dict[int, str] = {}
 
     def day(self, ts_ms: int) -> int:
         """The local day that ``ts_ms`` lies on."""
@@ -91,32 +90,45 @@ class Calendar:
 
     def iso(self, ts_ms: int) -> str:
         """Local time with milliseconds and offset, as in every output."""
-        minute = ts_ms // _MINUTE_MS
-        known = self._minutes.get(minute)
-        if known is None:
-            known = self._look_up_minute(minute)
-        begins, offset = known
-        if not offset:
+        quarter = ts_ms // _QUARTER_MS
+        offset = self._offsets.get(quarter)
+        if offset is None:
+            offset = self._look_up_offset(quarter)
+        offset_ms, suffix = offset
+        if not suffix:
             return self._local(ts_ms).isoformat(timespec="milliseconds")
-        ms: i64 = ts_ms - minute * _MINUTE_MS
+        local_ms = ts_ms + offset_ms
+        day = local_ms // DAY_MS
+        date_text = self._dates.get(day)
+        if date_text is None:
+            date_text = self._look_up_date(day)
+        ms: i64 = local_ms - day * DAY_MS
         seconds = ms // 1_000
-        return f"{begins}{_TWO[seconds]}.{_THREE[ms - seconds * 1_000]}{offset}"
+        minutes = seconds // 60
+        hour = minutes // 60
+        clock = f"{_TWO[hour]}:{_TWO[minutes - hour * 60]}:{_TWO[seconds - minutes * 60]}"
+        return f"{date_text}T{clock}.{_THREE[ms - seconds * 1_000]}{suffix}"
 
-    def _look_up_minute(self, minute: int) -> tuple[str, str]:
-        """What is written before the seconds of a minute, and after them; nothing where the offset
-        changed within, or is not that simple (before about 1970).
+    def _look_up_offset(self, quarter: int) -> tuple[int, str]:
+        """Local time less UTC during a quarter of an hour, in ms and as it is written; without a
+        writing where it changed within, or is not that simple (before about 1970).
         """
-        first = self._local(minute * _MINUTE_MS)
-        last = self._local((minute + 1) * _MINUTE_MS - 1)
+        first = self._local(quarter * _QUARTER_MS)
+        last = self._local((quarter + 1) * _QUARTER_MS - 1)
         offset = first.utcoffset()
-        found = "", ""
+        found = 0, ""
         if offset is not None and offset == last.utcoffset() and not offset.seconds % 60:
-            text = first.isoformat(timespec="seconds")  # 2025-04-30T00:00:00+08:00
-            found = text[:17], text[19:]
-        if len(self._minutes) >= min(self._cached, _MINUTES):
-            self._minutes.clear()
-        self._minutes[minute] = found
+            found = offset // _MILLISECOND, first.isoformat(timespec="minutes")[16:]
+        if len(self._offsets) >= self._cached:
+            self._offsets.clear()
+        self._offsets[quarter] = found
         return found
+
+    def _look_up_date(self, day: int) -> str:
+        if len(self._dates) >= self._cached:
+            self._dates.clear()
+        text = self._dates[day] = date.fromordinal(day + EPOCH_ORDINAL).isoformat()
+        return text
 
     def _local(self, ts_ms: int) -> datetime:
         return (_EPOCH + ts_ms * _MILLISECOND).astimezone(self._zone)

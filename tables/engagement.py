@@ -152,7 +152,10 @@ class Engagement(DayTable[Visitor]):
 
     name = "engagement"
     features = features
-    record = Visitor
+
+    def made(self, user_id: str, rules: int, values: Values) -> Visitor:
+        """A record of which nothing is known but this."""
+        return Visitor(user_id, rules, values)
 
     def take(self, user: Visitor, event: AnyEvent, day: int, out: Outputs) -> None:
         """Apply an event to the record."""

@@ -141,13 +141,16 @@ class Outreach(DayTable[Recipient]):
 
     name = "outreach"
     features = features
-    record = Recipient
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules)
         thresholds = rules.domain(self.name).thresholds
         self._push_levels = levels_of(thresholds.get("push_3h", ()))
         self._sms_levels = levels_of(thresholds.get("sms_48h", ()))
+
+    def made(self, user_id: str, rules: int, values: Values) -> Recipient:
+        """A record of which nothing is known but this."""
+        return Recipient(user_id, rules, values)
 
     def take(self, user: Recipient, event: AnyEvent, day: int, out: Outputs) -> None:
         """Apply an event to the record."""

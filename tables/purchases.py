@@ -286,12 +286,15 @@ class Purchases(DayTable[Buyer]):
 
     name = "purchases"
     features = features
-    record = Buyer
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules)
         self._declared = frozenset(rules.attributes)
         self._churn = self._mode(rules.churn)
+
+    def made(self, user_id: str, rules: int, values: Values) -> Buyer:
+        """A record of which nothing is known but this."""
+        return Buyer(user_id, rules, values)
 
     def take(self, user: Buyer, event: AnyEvent, day: int, out: Outputs) -> None:
         """Apply an event to the record."""

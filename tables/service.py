@@ -47,7 +47,10 @@ class Service(DayTable[Caller]):
 
     name = "service"
     features = features
-    record = Caller
+
+    def made(self, user_id: str, rules: int, values: Values) -> Caller:
+        """A record of which nothing is known but this."""
+        return Caller(user_id, rules, values)
 
     def take(self, user: Caller, event: AnyEvent, day: int, out: Outputs) -> None:
         """Apply a contact to the record."""

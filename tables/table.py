@@ -126,7 +126,6 @@ class Table(Generic[U]):
 
     name: ClassVar[str]
     features: ClassVar[Features]
-    record: type[U]
 
     def __init__(self, rules: Rules) -> None:
         domain = rules.domain(self.name)
@@ -151,6 +150,10 @@ class Table(Generic[U]):
         self._changes = list(dict.fromkeys(self.features.changes.values()))
 
     # -- what a domain adds
+
+    def made(self, user_id: str, rules: int, values: Values) -> U:
+        """A record of which nothing is known but this."""
+        raise NotImplementedError
 
     def take(self, user: U, event: Event, day: int, out: Outputs) -> None:
         """Apply an event to the record; ``day`` is the event's own, the clock has moved."""
@@ -184,7 +187,7 @@ class Table(Generic[U]):
 
     def new(self, user_id: str) -> U:
         """The record of a user never heard of."""
-        return self.record(user_id, self._rules_id, self._defaults)
+        return self.made(user_id, self._rules_id, self._defaults)
 
     def encode(self, user: U) -> bytes:
         """The record as bytes."""
@@ -192,7 +195,7 @@ class Table(Generic[U]):
 
     def decode(self, row: bytes, at: int = 0) -> U:
         """The record that ``encode`` wrote, from ``at`` on."""
-        user = self.record("", 0, ())
+        user = self.made("", 0, ())
         user.read(Reader(row, at))
         return user
 
@@ -287,10 +290,10 @@ class Table(Generic[U]):
                 if candidate < day:
                     day = candidate
             oldest = user.cells[user.width] if len(user.cells) > user.width else NO_DAY
-            for turn, span in zip(self._leavings, self._spans, strict=True):
+            for number, span in enumerate(self._spans):
                 if oldest + span >= day:
                     break  # and those behind it take longer still
-                candidate = turn.next_day(user)
+                candidate = self._leavings[number].next_day(user)
                 if candidate < day:
                     day = candidate
         due_ms = self._day_start_ms(day)

@@ -102,7 +102,8 @@ def test_caches_are_bounded():
         assert zoned.day(ts_ms) == day("2025-01-01") + number
         assert zoned.day_start_ms(zoned.day(ts_ms)) <= ts_ms
         assert zoned.iso(ts_ms)[:10] == str(date(2025, 1, 1) + timedelta(days=number))
-        assert len(zoned._minutes) <= 4
+        assert len(zoned._offsets) <= 4
+        assert len(zoned._dates) <= 4
         assert len(zoned._days) <= 4
         assert len(zoned._starts) <= 4
 
