@@ -21,6 +21,7 @@ from typing import Final, Literal
 MODULES: Final = (
     "stream.applying",
     "stream.batches",
+    "stream.events",
     "stream.partitioner",
     "stream.profiles",
     "stream.rows",

@@ -67,7 +67,7 @@ class Keyed(Protocol):
     def value(self) -> bytes | None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rejected:
     """Why a record is no event. ``type`` is the event's where the domain has it, else ``other``."""
 
