@@ -55,6 +55,7 @@ class Records:
         self._room: i64 = most - OVERHEAD
         self._full: list[tuple[bytes, int]] = []
         self._before: i64 = 0  # rows in those
+        self._full_bytes: i64 = 0
         self._to = BytesWriter()
         self._count: i64 = 0
 
@@ -66,6 +67,7 @@ class Records:
         length: i64 = size + _size(self._count)
         if self._count > 0 and len(self._to) + _size(length) + length > self._room:
             self._full.append((self._to.getvalue(), self._count))
+            self._full_bytes += len(self._to)
             self._before += self._count
             self._to = BytesWriter()
             self._count = 0
@@ -91,6 +93,11 @@ class Records:
         if self._count == 0:
             return self._full
         return [*self._full, (self._to.getvalue(), self._count)]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all records so far."""
+        return self._full_bytes + len(self._to)
 
     def __len__(self) -> int:
         return self._before + self._count

@@ -41,6 +41,7 @@ FIRED_USERS = 200  # users that deadlines may change in one transaction: live ev
 PERSIST_SWEEP_S = 1.0  # a sweep that finds nothing to say is written down this often
 PERSIST_TIME_S = 60.0  # time that moved while nothing happened is written this often
 BACKLOG = 2_000  # so many records that wait are more than what a moment brings
+SAID_SHARE = 128  # of the memory: what one transaction may say of changes, beside its rows
 PIECE = 400  # records applied at a time: some milliseconds, after which the network has its turn
 
 
@@ -112,6 +113,7 @@ class Partition:
         self._zone = ZoneInfo(position.timezone)
         self._wall = settings.time == "wall"
         self._flush_s = settings.flush_ms / 1000
+        self._most_said = (settings.memory_mb << 20) // SAID_SHARE
         self._changelog = settings.topic(CHANGELOG)
         self._topics = {
             name: settings.topic(name)
@@ -432,6 +434,8 @@ class Partition:
         return True
 
     def _has_room(self) -> bool:
+        if self._gathered.changes.size > self._most_said:
+            return False
         crowded = any(feed.users.rows.is_crowded for feed in self.feeds.values())
         return not crowded and not self.profiles.rows.is_crowded
 

@@ -22,7 +22,7 @@ from stream.store import Row
 
 ROW_COST = 250  # bytes beside those of key and value: their objects and places in the tables
 HELD_COST, HELD_TIMES = 500, 6  # bytes of what is held decoded: these, and so many times its row's
-MOST_WAITING = 10_000  # rows in one transaction: some tens of milliseconds
+MOST_WAITING = 3_000  # rows in one transaction: some tens of milliseconds
 
 Encode = Callable[[bytes, Any], bytes | None]
 """Makes the row of what is held under a key; None deletes it."""

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from rocksdict import (
     AccessType,
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     DBCompressionType,
@@ -113,10 +114,16 @@ class Budget:
         """RocksDB options of one partition within the budget."""
         table = BlockBasedOptions()
         table.set_block_cache(self.cache)
-        table.set_cache_index_and_filter_blocks(True)
-        table.set_pin_l0_filter_and_index_blocks_in_cache(True)
         # Most look-ups of a new user find nothing: ten bits a key spare the read.
         table.set_bloom_filter(10, False)
+        # Index and filters are in the cache too, in small blocks: whole ones of a hundred thousand
+        # keys would drive each other out, and each look-up would read and check one again.
+        table.set_cache_index_and_filter_blocks(True)
+        table.set_index_type(BlockBasedIndexType.two_level_index_search())
+        table.set_partition_filters(True)
+        table.set_metadata_block_size(4 << 10)
+        table.set_pin_top_level_index_and_filter(True)
+        table.set_pin_l0_filter_and_index_blocks_in_cache(True)
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_block_based_table_factory(table)

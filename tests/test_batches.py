@@ -82,3 +82,12 @@ def test_records_are_a_sequence_of_rows(rows, most, first, end):
     assert len(records) == len(rows)
     assert list(records) == rows
     assert records[first:end] == rows[first:end]
+
+
+@given(st.lists(st.tuples(st.none() | st.binary(max_size=9), st.none() | st.binary(max_size=99))))
+def test_records_know_their_size(rows):
+    """What waits to be sent counts as memory, over however many batches."""
+    records = Records(most=OVERHEAD + 200)
+    for key, content in rows:
+        records.add(key, content)
+    assert records.size == sum(len(batch) for batch, _ in records.batches())
