@@ -668,6 +668,7 @@ async def test_no_record_is_lost_or_overtaken_over_many_rebalances(tmp_path):
 def test_a_chunk_is_split_where_the_rest_begins():
     """Offsets without a record between the two go with the first."""
     records: list[chunks.Record] = [Row(offset, 0, b"k", b"v") for offset in (3, 4, 7)]
-    first, rest = Chunk("a", 0, 2, 9, records, 6).split(2)
+    first, rest = Chunk("a", 0, 2, 9, records, 6, 50).split(2)
     assert (first.start, first.end, first.records) == (2, 7, records[:2])
     assert (rest.start, rest.end, rest.records) == (7, 9, records[2:])
+    assert (first.behind, rest.behind) == (2, 50)

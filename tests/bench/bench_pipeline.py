@@ -1,11 +1,11 @@
 """How fast one worker runs purchases on a real Kafka, beside Kafka Streams and Faust.
 
-First the worker: the shipped tags, churn warnings on; by itself, and as a process on each core.
-Then with one of those tags alone, and where there are a JDK and Maven, that tag in Kafka Streams
-(`kafka_streams/`). Then all of them in the common Faust
-way (`common_faust.py`), over a twentieth of the events and of the users and for two minutes at
-most, since it would take all night: each of its users lives through the same, more of them fit
-its caches, and what users have behind them, which slows it down, is less.
+On one broker, which has warmed up. The worker with the shipped tags and churn warnings, by itself
+and as a process on each core; with one of those tags alone; where there are a JDK and Maven, that
+tag in Kafka Streams (`kafka_streams/`). Then all of them in the common Faust way
+(`common_faust.py`), over a twentieth of the events and of the users and for two minutes at most,
+since it would take all night: each of its users lives through the same, more of them fit its
+caches, and what users have behind them, which slows it down, is less.
 """
 
 import json
@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
@@ -30,7 +31,7 @@ from tests.broker.harness import Service
 from tests.broker.purchases import Sent
 from tests.broker.worker import ROOT, cpu_seconds, environment, wait_until
 
-SCALE = 20
+WARM, SCALE = 5, 20  # parts of the events, and of the users
 COMMON_S = 120.0  # the common way is stopped after this
 
 
@@ -43,27 +44,43 @@ def main() -> None:
         rows.append(row)
         rig.progress(": ".join((row[0], ", ".join(row[1:]))))
 
-    def tagstream(*, tags: str | None = None, processes: int = 1) -> rig.Pace:
-        settings = {"TAGSTREAM_PROCESSES": str(processes)}
-        with rig.deployed(partitions=options.partitions, tags=tags, settings=settings) as service:
-            service.send(rig.orders(events, users, days=days))
-            return rig.work_off(service)
+    with rig.broker() as cluster:
 
-    cores = min(os.cpu_count() or 1, options.partitions)
-    if cores > 1:
-        report(f"tagstream, everything, {cores} processes", *tagstream(processes=cores).cells)
-    report("tagstream, one tag", *tagstream(tags=one_tag()).cells)
-    with rig.deployed(partitions=options.partitions) as service:
-        service.send(rig.orders(events, users, days=days))
-        ours = rig.work_off(service)
-        service.workers["worker"].stop()
-        report("tagstream, everything", *ours.cells)
-        if lacks := job.missing():
-            report(f"Kafka Streams: {lacks}", "-", "-", "-")
-        else:
-            report("Kafka Streams, one tag", *job.run(service).cells)
-        common = common_way(service, rig.orders(events // SCALE, users // SCALE, days=days))
-        report("common Faust way", *common.cells)
+        def deployed(
+            prefix: str, *, tags: str | None = None, processes: int = 1
+        ) -> AbstractContextManager[Service]:
+            return rig.deployed(
+                partitions=options.partitions,
+                tags=tags,
+                settings={"TAGSTREAM_PROCESSES": str(processes)},
+                cluster=cluster,
+                prefix=prefix,
+            )
+
+        with deployed("warm-") as service:  # Java compiles what it runs often
+            service.send(rig.orders(events // WARM, users // WARM, days=days))
+            rig.work_off(service)
+        cores = min(os.cpu_count() or 1, options.partitions)
+        if cores > 1:
+            with deployed("cores-", processes=cores) as service:
+                service.send(rig.orders(events, users, days=days))
+                pace = rig.work_off(service)
+            report(f"tagstream, everything, {cores} processes", *pace.cells)
+        with deployed("one-", tags=one_tag()) as service:
+            service.send(rig.orders(events, users, days=days))
+            pace = rig.work_off(service)
+        report("tagstream, one tag", *pace.cells)
+        with deployed("bench-") as service:
+            service.send(rig.orders(events, users, days=days))
+            ours = rig.work_off(service)
+            service.workers["worker"].stop()
+            report("tagstream, everything", *ours.cells)
+            if lacks := job.missing():
+                report(f"Kafka Streams: {lacks}", "-", "-", "-")
+            else:
+                report("Kafka Streams, one tag", *job.run(service).cells)
+            common = common_way(service, rig.orders(events // SCALE, users // SCALE, days=days))
+            report("common Faust way", *common.cells)
     rig.show(
         f"purchases: {ours.per_s / common.per_s:.1f} times the common Faust way",
         ["", *rig.Pace.COLUMNS],

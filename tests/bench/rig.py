@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from rich.table import Table
 
@@ -38,22 +39,41 @@ def arguments(description: str | None, **counts: int) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def deployed(
-    *, partitions: int, tags: str | None = None, settings: Mapping[str, str] | None = None
-) -> Iterator[Service]:
-    """The service on a broker of its own; append times are the broker's."""
+def broker() -> Iterator[Cluster]:
+    """A broker; append times are its own."""
     log_append_time = {"log.message.timestamp.type": "LogAppendTime"}
-    with tempfile.TemporaryDirectory(prefix="tagstream-bench-") as name:
-        directory = Path(name)
-        with Cluster(directory / "kafka", settings=log_append_time) as cluster:
-            service = Service(
-                *(cluster, "bench-", directory / "service"),
-                partitions=partitions,
-                tags=tags,
-                settings=settings,
-            )
-            with service:
-                yield service
+    with (
+        tempfile.TemporaryDirectory(prefix="tagstream-bench-") as name,
+        Cluster(Path(name), settings=log_append_time) as cluster,
+    ):
+        yield cluster
+
+
+@contextlib.contextmanager
+def deployed(
+    *,
+    partitions: int,
+    tags: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    cluster: Cluster | None = None,
+    prefix: str = "bench-",
+) -> Iterator[Service]:
+    """The service on a broker of its own, or under a ``prefix`` of its own on one there is, from
+    which its topics are deleted at the end: compacting them would slow down what comes after.
+    """
+    with contextlib.ExitStack() as opened:
+        on = cluster or opened.enter_context(broker())
+        directory = opened.enter_context(tempfile.TemporaryDirectory(prefix="tagstream-bench-"))
+        service = Service(
+            *(on, prefix, Path(directory)), partitions=partitions, tags=tags, settings=settings
+        )
+        with service:
+            yield service
+        if cluster is not None:
+            admin = AdminClient(service.client)
+            ours = [name for name in admin.list_topics().topics if name.startswith(prefix)]
+            for deleted in admin.delete_topics(ours).values():
+                deleted.result()
 
 
 def orders(
