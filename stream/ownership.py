@@ -224,6 +224,9 @@ class Ownership:
             for feed in partition.feeds.values():
                 await check_source(journal, feed.topic, number, feed.place)
             self._offer(partition)
+            if self._opening.get(number) is not asyncio.current_task():
+                # Given up, which some of what was waited for may not have passed on.
+                raise asyncio.CancelledError
         except BaseException:
             await journal.close()
             if partition is not None:

@@ -496,7 +496,8 @@ def _apply(
 def _compare(wanted: Mapping[Any, Any], found: Mapping[Any, Any], what: str) -> None:
     """Equal, user by user; a failure shows the first who differs."""
     for user in sorted(wanted.keys() | found.keys()):
-        assert found.get(user, []) == wanted.get(user, []), f"{what}: {user}"
+        mine, its = found.get(user, []), wanted.get(user, [])
+        assert mine == its, f"{what}: {user}: {mine} instead of {its}"
 
 
 def _unique(records: list[dict[str, Any]], *identity: str) -> None:
