@@ -86,14 +86,14 @@ class Budget:
     """The memory that all partitions of a process share: RocksDB's part of it.
 
     Half of ``TAGSTREAM_MEMORY_MB`` is for users in memory, a quarter for RocksDB's block cache
-    with its write buffers charged to it, an eighth for chunks and the last one for what waits to be
+    with its write buffers charged to it, a sixteenth for chunks and the rest for what waits to be
     written.
     """
 
     def __init__(self, memory_mb: int) -> None:
         total = self.budget_bytes = memory_mb << 20
         self.users_bytes = total // 2
-        self.buffer_bytes = total // 8
+        self.buffer_bytes = total // 16
         rocksdb = total // 4
         self.cache = Cache(rocksdb)
         self.write_buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
