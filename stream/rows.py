@@ -100,26 +100,21 @@ class Rows:
 
     def find(self, key: bytes) -> Entry | None:
         """The entry of a row that there is or was, in use from now on."""
-        entry = self.young.get(key) or self._elsewhere(key)
-        if entry is None:
-            row = self._stored(self.prefix + key)
-            if row is None:
-                return None
-            entry = Entry(key, row)
-        if key not in self.young:
+        entry = self.peek(key)
+        if entry is not None and key not in self.young:
             self._keep(entry)
         return entry
 
     def peek(self, key: bytes) -> Entry | None:
         """As ``find``, without a place in memory: for look-ups from outside."""
-        entry = self.young.get(key) or self._elsewhere(key)
+        entry = self._known(key)
         if entry is None:
             row = self._stored(self.prefix + key)
             return None if row is None else Entry(key, row)
         return entry
 
-    def _elsewhere(self, key: bytes) -> Entry | None:
-        for part in (self._old, self._waiting, self._writing):
+    def _known(self, key: bytes) -> Entry | None:
+        for part in (self.young, self._old, self._waiting, self._writing):
             entry = part.get(key)
             if entry is not None:
                 return entry
@@ -154,12 +149,12 @@ class Rows:
 
     def replace(self, key: bytes, row: bytes) -> None:
         """The row, which does not wait to be written, has other bytes in the store from now on."""
-        entry = self.young.get(key) or self._elsewhere(key)
+        entry = self._known(key)
         if entry is not None:
             entry.row = row
 
     def _made(self, key: bytes) -> Entry:
-        entry = self._elsewhere(key)
+        entry = self._known(key)
         if entry is None:
             entry = Entry(key, None)
         self._keep(entry)
